@@ -1,0 +1,261 @@
+//! What a capture is told besides its interfaces and its ring.
+
+use crate::{CaptureWork, EditArgs, UsageError, size::parse_size};
+use clap::{Args, ValueEnum};
+use fluxcap_proto::v1::{CaptureInterface, CaptureSpec, Direction};
+
+/// Options of a capture.
+#[derive(Debug, Clone, Default, PartialEq, Args)]
+pub struct CaptureArgs {
+    /// Which frames: those that arrive, those that this host sends, or both [default: in]
+    #[arg(long, value_name = "in|out|both", hide_possible_values = true)]
+    pub direction: Option<DirectionArg>,
+
+    /// Leave the interfaces' promiscuous mode alone
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub no_promiscuous: Option<bool>,
+
+    /// Kernel buffer for each interface; 0 is the default [default: 32M]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub buffer: Option<u64>,
+
+    /// Block of that buffer, a power of two; it bounds the longest frame; 0 is the default [default: 256K]
+    #[arg(long, value_name = "SIZE", value_parser = parse_block_size)]
+    pub block_size: Option<u32>,
+
+    /// Longest time that a frame waits in a block that is not full, in whole milliseconds [default: 1ms]
+    #[arg(long, value_name = "TIME", value_parser = parse_block_retire)]
+    pub block_retire: Option<u32>,
+
+    /// Edits.
+    #[command(flatten)]
+    pub edits: EditArgs,
+}
+
+/// `--direction`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DirectionArg {
+    /// Frames that arrive.
+    In,
+    /// Frames that this host sends.
+    Out,
+    /// Both.
+    Both,
+}
+
+impl From<DirectionArg> for Direction {
+    fn from(arg: DirectionArg) -> Self {
+        match arg {
+            DirectionArg::In => Direction::In,
+            DirectionArg::Out => Direction::Out,
+            DirectionArg::Both => Direction::Both,
+        }
+    }
+}
+
+impl CaptureArgs {
+    /// The spec of each capture in `works`, in that order, all with these options.
+    ///
+    /// Fails when a tag is for an interface that none of them captures.
+    pub fn to_specs(&self, works: &[CaptureWork]) -> Result<Vec<CaptureSpec>, UsageError> {
+        let edits = self.edits.to_edits()?;
+        let pushes = self.edits.interface_pushes()?;
+        let known: Vec<&str> = works
+            .iter()
+            .flat_map(|work| &work.interfaces)
+            .map(String::as_str)
+            .collect();
+        if let Some((interface, _)) = pushes
+            .iter()
+            .find(|(interface, _)| !known.contains(interface))
+        {
+            return Err(UsageError::UnknownInterface {
+                interface: (*interface).to_owned(),
+                known: known.join(", "),
+            });
+        }
+        let interface = |name: &String| CaptureInterface {
+            name: name.clone(),
+            vlan_push: pushes
+                .iter()
+                .find(|(interface, _)| interface == name)
+                .and_then(|(_, tag)| *tag),
+        };
+        let spec = |work: &CaptureWork| CaptureSpec {
+            interfaces: work.interfaces.iter().map(interface).collect(),
+            ring: work.ring.clone(),
+            direction: self
+                .direction
+                .map_or(Direction::Unspecified, Direction::from)
+                .into(),
+            no_promiscuous: self.no_promiscuous.unwrap_or(false),
+            edits: Some(edits.clone()),
+            buffer_bytes: self.buffer.unwrap_or(0),
+            block_bytes: self.block_size.unwrap_or(0),
+            block_retire_us: self.block_retire.unwrap_or(0),
+        };
+        Ok(works.iter().map(spec).collect())
+    }
+
+    /// Fields of `CaptureSpec` that were given, for an update mask.
+    ///
+    /// Tags for single interfaces are inside of the list `interfaces` and therefore not named here: who updates them
+    /// sends the whole list (see [`EditArgs::interface_pushes`]).
+    #[must_use]
+    pub fn changed_fields(&self) -> Vec<&'static str> {
+        [
+            (self.direction.is_some(), "direction"),
+            (self.no_promiscuous.is_some(), "no_promiscuous"),
+            (self.buffer.is_some(), "buffer_bytes"),
+            (self.block_size.is_some(), "block_bytes"),
+            (self.block_retire.is_some(), "block_retire_us"),
+        ]
+        .into_iter()
+        .filter_map(|(given, field)| given.then_some(field))
+        .chain(self.edits.changed_fields())
+        .collect()
+    }
+}
+
+fn parse_block_size(text: &str) -> Result<u32, UsageError> {
+    u32::try_from(parse_size(text)?)
+        .ok()
+        .filter(|bytes| *bytes == 0 || bytes.is_power_of_two())
+        .ok_or_else(|| UsageError::Range {
+            option: "--block-size",
+            text: text.to_owned(),
+            problem: "must be a power of two below 4G",
+        })
+}
+
+fn parse_block_retire(text: &str) -> Result<u32, UsageError> {
+    let bad = || UsageError::Range {
+        option: "--block-retire",
+        text: text.to_owned(),
+        problem: "must be a time in whole milliseconds, for instance 1ms or 10ms",
+    };
+    let time = humantime::parse_duration(text).map_err(|_| bad())?;
+    u32::try_from(time.as_micros())
+        .ok()
+        .filter(|us| *us > 0 && us % 1000 == 0)
+        .ok_or_else(bad)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(flatten)]
+        options: CaptureArgs,
+    }
+
+    fn parse(args: &[&str]) -> Result<CaptureArgs, String> {
+        Cli::try_parse_from([&["x"], args].concat())
+            .map(|cli| cli.options)
+            .map_err(|error| error.to_string())
+    }
+
+    fn works(texts: &[&str]) -> Vec<CaptureWork> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn options_not_given_leave_defaults_to_the_daemon() {
+        let spec = parse(&[])
+            .unwrap()
+            .to_specs(&works(&["eth1:cisco"]))
+            .unwrap()
+            .remove(0);
+        let interfaces = vec![CaptureInterface {
+            name: "eth1".into(),
+            vlan_push: None,
+        }];
+        assert_eq!(
+            spec,
+            CaptureSpec {
+                interfaces,
+                ring: "cisco".into(),
+                edits: Some(Default::default()),
+                ..Default::default()
+            }
+        );
+    }
+
+    #[test]
+    fn kernel_buffer_options_take_human_units() {
+        let args = [
+            "--buffer",
+            "64M",
+            "--block-size",
+            "512K",
+            "--block-retire",
+            "10ms",
+            "--direction",
+            "both",
+            "--no-promiscuous",
+        ];
+        let args = parse(&args).unwrap();
+        let spec = args.to_specs(&works(&["eth1:cisco"])).unwrap().remove(0);
+        assert_eq!(
+            (spec.buffer_bytes, spec.block_bytes, spec.block_retire_us),
+            (64 << 20, 512 << 10, 10_000)
+        );
+        assert_eq!(spec.direction, i32::from(Direction::Both));
+        assert!(spec.no_promiscuous);
+        let mask = [
+            "direction",
+            "no_promiscuous",
+            "buffer_bytes",
+            "block_bytes",
+            "block_retire_us",
+        ];
+        assert_eq!(args.changed_fields(), mask);
+    }
+
+    #[test]
+    fn tags_go_to_their_interface_in_whichever_capture_has_it() {
+        let args = parse(&["--vlan-push", "eth1=100,eth3=300"]).unwrap();
+        let specs = args.to_specs(&works(&["eth1,eth2:a", "eth3:b"])).unwrap();
+        let vids = |spec: &CaptureSpec| {
+            spec.interfaces
+                .iter()
+                .map(|i| i.vlan_push.map(|t| t.vid))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(vids(&specs[0]), [Some(100), None]);
+        assert_eq!(vids(&specs[1]), [Some(300)]);
+    }
+
+    #[test]
+    fn a_tag_for_an_unknown_interface_is_refused_by_name() {
+        let error = parse(&["--vlan-push", "eth9=1"])
+            .unwrap()
+            .to_specs(&works(&["eth1:a"]))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("eth9") && error.contains("eth1"), "{error}");
+    }
+
+    #[test]
+    fn values_that_the_kernel_could_not_take_are_refused() {
+        for args in [
+            ["--block-size", "3K"],
+            ["--block-size", "4G"],
+            ["--block-retire", "500us"],
+            ["--buffer", "64KB"],
+        ] {
+            assert!(parse(&args).is_err(), "{args:?}");
+        }
+    }
+
+    #[test]
+    fn a_flag_can_be_taken_back() {
+        assert_eq!(
+            parse(&["--no-promiscuous=false"]).map(|args| args.no_promiscuous),
+            Ok(Some(false))
+        );
+    }
+}

@@ -1,0 +1,105 @@
+//! The options that say what a capture or a transmit does, as `fluxctl rx|tx add|set` and the daemons' own command lines
+//! (`rxd --capture eth1:cisco --vlan-push 100`) take them. One definition, so that both spell and mean the same.
+//!
+//! ```text
+//! text on the command line -- clap --> EditArgs, CaptureArgs, TransmitArgs
+//!                                      |  to_edits(), to_specs(): messages of fluxcap.v1 for Create, or to run at once
+//!                                      '- changed_fields(): the update mask for Update; only options that were given
+//! ```
+//!
+//! An option that is not given is `None` or empty, never a default: defaults belong to the daemons, and `set` must be
+//! able to tell "not given" from "given". A value that is empty (`--filter ''`) or zero clears what was set.
+//!
+//! This crate knows clap and the protocol, no packets, rings or sockets.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that panics has failed, as it should"))]
+
+mod capture;
+mod edits;
+mod size;
+mod start;
+mod tag;
+mod transmit;
+mod work;
+
+pub use capture::{CaptureArgs, DirectionArg};
+pub use edits::{EditArgs, FilterVlanArg, SampleByArg};
+pub use start::parse_start;
+pub use tag::{TagArg, VlanPushArg};
+pub use transmit::{IoArg, OversizeArg, TransmitArgs};
+pub use work::{CaptureWork, TransmitWork, default_name};
+
+/// Why options or their values cannot be used. The text is for the person who typed them and says what would do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UsageError {
+    /// The VLAN tag cannot be read.
+    #[error(
+        "VLAN tag '{text}': {problem}; write VID or TPID:VID[:PCP[:DEI]], for instance 100 or 88a8:100:5:1"
+    )]
+    Tag {
+        /// What was given.
+        text: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// Two tags for the same frames.
+    #[error("--vlan-push is given twice for {target}; give each interface one tag")]
+    DuplicatePush {
+        /// The interface, or "every interface".
+        target: String,
+    },
+    /// `--vlan-push IFACE=TAG` names an interface that is not captured.
+    #[error("--vlan-push {interface}=...: {interface} is not among the interfaces ({known})")]
+    UnknownInterface {
+        /// The interface named in the option.
+        interface: String,
+        /// The interfaces that are captured.
+        known: String,
+    },
+    /// `--vlan-push IFACE=TAG` on a transmit, which has one interface.
+    #[error("--vlan-push {interface}=... is for captures; a transmit takes --vlan-push TAG")]
+    PushPerInterface {
+        /// The interface named in the option.
+        interface: String,
+    },
+    /// The sampling ratio cannot be read.
+    #[error("sample '{text}': write 1/N with N from 1 to 4294967295, for instance 1/10")]
+    Sample {
+        /// What was given.
+        text: String,
+    },
+    /// The start position cannot be read.
+    #[error(
+        "start '{text}': write newest, oldest, seq:N or time:RFC3339, for instance seq:1000 or time:2026-01-31T12:00:00Z"
+    )]
+    Start {
+        /// What was given.
+        text: String,
+    },
+    /// The size cannot be read.
+    #[error("size '{text}': {problem}; write a number of bytes or 64K, 100M, 1G (powers of 1024)")]
+    Size {
+        /// What was given.
+        text: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// The value is outside of what the option can take.
+    #[error("{option} {text}: {problem}")]
+    Range {
+        /// The option's name, with dashes.
+        option: &'static str,
+        /// What was given.
+        text: String,
+        /// What would do.
+        problem: &'static str,
+    },
+    /// `--capture` or `--transmit` on a daemon's command line cannot be read.
+    #[error("'{text}': {problem}")]
+    Work {
+        /// What was given.
+        text: String,
+        /// What would do.
+        problem: &'static str,
+    },
+}

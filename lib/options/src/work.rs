@@ -1,0 +1,159 @@
+//! A capture or a transmit on a daemon's command line, and the names of those that were not given one.
+
+use crate::UsageError;
+use std::str::FromStr;
+
+/// What `rxd --capture IFACE[,IFACE...]:RING` says.
+///
+/// The first colon parts interfaces from ring: an interface's name has none, a ring's may (`eth1:shm:cisco`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CaptureWork {
+    /// At least one interface, none empty.
+    pub interfaces: Vec<String>,
+    /// The ring, not yet checked.
+    pub ring: String,
+}
+
+impl CaptureWork {
+    /// The name that the capture gets when none is given: `cisco-eth1`.
+    #[must_use]
+    pub fn default_name(&self) -> String {
+        default_name(
+            [self.ring.as_str()]
+                .into_iter()
+                .chain(self.interfaces.iter().map(String::as_str)),
+        )
+    }
+}
+
+impl FromStr for CaptureWork {
+    type Err = UsageError;
+
+    fn from_str(text: &str) -> Result<Self, UsageError> {
+        let bad = || UsageError::Work {
+            text: text.to_owned(),
+            problem: "write IFACE[,IFACE...]:RING, for instance eth1:cisco",
+        };
+        let (interfaces, ring) = text.split_once(':').ok_or_else(bad)?;
+        let interfaces = split_list(interfaces)
+            .filter(|_| !ring.is_empty())
+            .ok_or_else(bad)?;
+        Ok(CaptureWork {
+            interfaces,
+            ring: ring.to_owned(),
+        })
+    }
+}
+
+/// What `txd --transmit RING[,RING...]:IFACE` says.
+///
+/// The last colon parts rings from interface (`shm:cisco,dell:eth3`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TransmitWork {
+    /// At least one ring, not yet checked.
+    pub rings: Vec<String>,
+    /// The interface, not empty.
+    pub interface: String,
+}
+
+impl TransmitWork {
+    /// The name that the transmit gets when none is given: `cisco-eth2`.
+    #[must_use]
+    pub fn default_name(&self) -> String {
+        default_name(
+            self.rings
+                .iter()
+                .map(String::as_str)
+                .chain([self.interface.as_str()]),
+        )
+    }
+}
+
+impl FromStr for TransmitWork {
+    type Err = UsageError;
+
+    fn from_str(text: &str) -> Result<Self, UsageError> {
+        let bad = || UsageError::Work {
+            text: text.to_owned(),
+            problem: "write RING[,RING...]:IFACE, for instance cisco:eth2",
+        };
+        let (rings, interface) = text.rsplit_once(':').ok_or_else(bad)?;
+        let rings = split_list(rings)
+            .filter(|_| !interface.is_empty())
+            .ok_or_else(bad)?;
+        Ok(TransmitWork {
+            rings,
+            interface: interface.to_owned(),
+        })
+    }
+}
+
+/// The parts of a comma separated list; `None` when one is empty.
+fn split_list(text: &str) -> Option<Vec<String>> {
+    let parts: Vec<String> = text.split(',').map(str::to_owned).collect();
+    parts.iter().all(|part| !part.is_empty()).then_some(parts)
+}
+
+/// A resource name made of others, joined by dashes: lower case, what a name may not hold becomes a dash, at most 63
+/// characters.
+pub fn default_name<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
+    let joined = parts
+        .into_iter()
+        .collect::<Vec<_>>()
+        .join("-")
+        .to_lowercase();
+    let clean = joined.chars().map(|c| match c {
+        'a'..='z' | '0'..='9' | '_' | '-' => c,
+        _ => '-',
+    });
+    clean
+        .skip_while(|c| matches!(c, '-' | '_'))
+        .take(63)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_capture_is_split_at_the_first_colon() {
+        let work: CaptureWork = "eth1,eth2:shm:cisco".parse().unwrap();
+        assert_eq!(work.interfaces, ["eth1", "eth2"]);
+        assert_eq!(work.ring, "shm:cisco");
+        assert_eq!(work.default_name(), "shm-cisco-eth1-eth2");
+    }
+
+    #[test]
+    fn a_transmit_is_split_at_the_last_colon() {
+        let work: TransmitWork = "shm:a,b:eth3".parse().unwrap();
+        assert_eq!(work.rings, ["shm:a", "b"]);
+        assert_eq!(work.interface, "eth3");
+        assert_eq!(work.default_name(), "shm-a-b-eth3");
+    }
+
+    #[test]
+    fn incomplete_work_is_refused_with_the_form() {
+        for text in ["", "eth1", ":cisco", "eth1:", "eth1,:cisco", ",eth1:cisco"] {
+            assert!(
+                text.parse::<CaptureWork>()
+                    .is_err_and(|error| error.to_string().contains("eth1:cisco")),
+                "{text}"
+            );
+        }
+        for text in ["", "cisco", ":eth1", "cisco:", "a,,b:eth1"] {
+            assert!(
+                text.parse::<TransmitWork>()
+                    .is_err_and(|error| error.to_string().contains("cisco:eth2")),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn default_names_are_legal_names() {
+        assert_eq!(default_name(["cisco", "Eth0.100"]), "cisco-eth0-100");
+        assert_eq!(default_name(["_x", "é"]), "x--");
+        assert_eq!(default_name(["a".repeat(70).as_str(), "b"]).len(), 63);
+    }
+}
