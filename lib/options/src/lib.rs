@@ -10,11 +10,20 @@
 //! An option that is not given is `None` or empty, never a default: defaults belong to the daemons, and `set` must be
 //! able to tell "not given" from "given". A value that is empty (`--filter ''`) or zero clears what was set.
 //!
-//! This crate knows clap and the protocol, no packets, rings or sockets.
+//! The daemons take the same way on from there: [`compile_edits`] checks a message's edits and makes them ready to run.
+//!
+//! This crate knows clap, the protocol and the edits of `fluxcap-headers`; no rings or sockets.
 
-#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that panics has failed, as it should"))]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        reason = "a test that panics has failed, as it should"
+    )
+)]
 
 mod capture;
+mod compile;
 mod edits;
 mod size;
 mod start;
@@ -23,6 +32,7 @@ mod transmit;
 mod work;
 
 pub use capture::{CaptureArgs, DirectionArg};
+pub use compile::{EditError, compile_edits, vlan_tag};
 pub use edits::{EditArgs, FilterVlanArg, SampleByArg};
 pub use start::parse_start;
 pub use tag::{TagArg, VlanPushArg};

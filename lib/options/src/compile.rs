@@ -1,0 +1,161 @@
+//! From the API's edits to those that run on frames.
+
+use fluxcap_headers::{self as headers, FilterVlan, SampleBy, Sampler, VlanEdit, VlanTag};
+use fluxcap_proto::v1;
+use std::hash::{BuildHasher, RandomState};
+
+/// Most VLAN tags that can be taken off a frame.
+const MAX_POP: u32 = 4;
+
+/// Why edits cannot be applied. The field is the one of `fluxcap.v1.Edits`.
+#[derive(Debug, thiserror::Error)]
+#[error("{field}: {problem}")]
+pub struct EditError {
+    /// Name of the field, for instance `edits.filter`.
+    pub field: &'static str,
+    /// What is wrong and what would do.
+    pub problem: String,
+}
+
+impl EditError {
+    fn new(field: &'static str, problem: impl ToString) -> EditError {
+        EditError {
+            field,
+            problem: problem.to_string(),
+        }
+    }
+}
+
+/// Checks the edits of a spec and makes them ready to run: compiles the filter, seeds the sampler.
+///
+/// A seed of 0 takes another one each time.
+///
+/// # Errors
+/// The first field that cannot be used.
+pub fn compile_edits(edits: &v1::Edits) -> Result<headers::Edits, EditError> {
+    let vlan = match (&edits.vlan_push, &edits.vlan_replace) {
+        (Some(_), Some(_)) => {
+            return Err(EditError::new(
+                "edits.vlan_replace",
+                "a tag cannot be pushed and replaced at once; use one of the two, or vlan_pop and vlan_push",
+            ));
+        }
+        (Some(tag), None) => Some(VlanEdit::Push(vlan_tag("edits.vlan_push", tag)?)),
+        (None, Some(tag)) => Some(VlanEdit::Replace(vlan_tag("edits.vlan_replace", tag)?)),
+        (None, None) => None,
+    };
+    Ok(headers::Edits {
+        filter: filter(edits)?,
+        sample: edits.sample.as_ref().and_then(sampler),
+        vlan_pop: u8::try_from(edits.vlan_pop.min(MAX_POP)).unwrap_or(u8::MAX),
+        vlan,
+        trim: edits.trim,
+        snaplen: edits.snaplen,
+    })
+}
+
+/// A tag of the API as bytes for the wire; a TPID of 0 means 0x8100. `field` names it in the error.
+pub fn vlan_tag(field: &'static str, tag: &v1::VlanTag) -> Result<VlanTag, EditError> {
+    let tpid = if tag.tpid == 0 { 0x8100 } else { tag.tpid };
+    let narrow = |value: u32| u16::try_from(value).unwrap_or(u16::MAX);
+    VlanTag::new(
+        narrow(tpid),
+        narrow(tag.vid),
+        u8::try_from(tag.pcp).unwrap_or(u8::MAX),
+        tag.dei,
+    )
+    .map_err(|error| EditError::new(field, error))
+}
+
+fn filter(edits: &v1::Edits) -> Result<Option<headers::Filter>, EditError> {
+    if edits.filter.trim().is_empty() {
+        return Ok(None);
+    }
+    let vlan = match edits.filter_vlan() {
+        v1::FilterVlan::Unspecified | v1::FilterVlan::Any => FilterVlan::Any,
+        v1::FilterVlan::Exact => FilterVlan::Exact,
+    };
+    headers::Filter::compile(&edits.filter, vlan)
+        .map(Some)
+        .map_err(|error| EditError::new("edits.filter", error))
+}
+
+fn sampler(sample: &v1::Sample) -> Option<Sampler> {
+    if sample.one_in <= 1 {
+        return None;
+    }
+    let by = match sample.mode() {
+        v1::SampleMode::Unspecified | v1::SampleMode::Random => SampleBy::Random,
+        v1::SampleMode::Flow => SampleBy::Flow,
+    };
+    let seed = match sample.seed {
+        0 => RandomState::new().hash_one(sample.one_in),
+        seed => seed,
+    };
+    Some(Sampler::new(sample.one_in, by, seed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn edits_that_say_nothing_change_nothing() {
+        assert!(compile_edits(&v1::Edits::default()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_error_names_the_field() {
+        let bad = |edits| compile_edits(&edits).unwrap_err().field;
+        let tag = |vid, tpid| {
+            Some(v1::VlanTag {
+                vid,
+                tpid,
+                ..Default::default()
+            })
+        };
+        assert_eq!(
+            bad(v1::Edits {
+                filter: "tcp prt 80".into(),
+                ..Default::default()
+            }),
+            "edits.filter"
+        );
+        assert_eq!(
+            bad(v1::Edits {
+                vlan_push: tag(4095, 0),
+                ..Default::default()
+            }),
+            "edits.vlan_push"
+        );
+        assert_eq!(
+            bad(v1::Edits {
+                vlan_replace: tag(1, 0x800),
+                ..Default::default()
+            }),
+            "edits.vlan_replace"
+        );
+        assert_eq!(
+            bad(v1::Edits {
+                vlan_push: tag(1, 0),
+                vlan_replace: tag(2, 0),
+                ..Default::default()
+            }),
+            "edits.vlan_replace"
+        );
+    }
+
+    #[test]
+    fn a_tag_without_a_tpid_is_an_802_1q_tag() {
+        let tag = v1::VlanTag {
+            vid: 100,
+            pcp: 5,
+            dei: true,
+            tpid: 0,
+        };
+        assert_eq!(
+            vlan_tag("x", &tag).unwrap().to_bytes(),
+            [0x81, 0x00, 0xb0, 0x64]
+        );
+    }
+}
