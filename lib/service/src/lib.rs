@@ -20,6 +20,7 @@
 //! * The end of a daemon is in order: workers, then the server. No open stream holds it up.
 
 mod args;
+mod counter;
 mod daemon;
 mod error;
 mod instance;
@@ -35,6 +36,7 @@ mod watch;
 mod worker;
 
 pub use args::{LogFormat, ServiceArgs, socket_path};
+pub use counter::Counter;
 pub use daemon::{Daemon, MAX_MESSAGE_BYTES, blocking};
 pub use error::{Error, Refusal};
 pub use jobs::{Counts, Job, Jobs, Registry};
