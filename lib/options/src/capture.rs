@@ -1,8 +1,9 @@
 //! What a capture is told besides its interfaces and its ring.
 
-use crate::{CaptureWork, EditArgs, UsageError, size::parse_size};
+use crate::{CaptureWork, EditArgs, UsageError};
 use clap::{Args, ValueEnum};
 use fluxcap_proto::v1::{CaptureInterface, CaptureSpec, Direction};
+use fluxcap_service::{parse_duration, parse_size};
 
 /// Options of a capture.
 #[derive(Debug, Clone, Default, PartialEq, Args)]
@@ -118,27 +119,27 @@ impl CaptureArgs {
 }
 
 fn parse_block_size(text: &str) -> Result<u32, UsageError> {
-    u32::try_from(parse_size(text)?)
+    parse_size(text)
         .ok()
+        .and_then(|bytes| u32::try_from(bytes).ok())
         .filter(|bytes| *bytes == 0 || bytes.is_power_of_two())
         .ok_or_else(|| UsageError::Range {
             option: "--block-size",
             text: text.to_owned(),
-            problem: "must be a power of two below 4G",
+            problem: "must be a power of two below 4G, for instance 256K",
         })
 }
 
 fn parse_block_retire(text: &str) -> Result<u32, UsageError> {
-    let bad = || UsageError::Range {
-        option: "--block-retire",
-        text: text.to_owned(),
-        problem: "must be a time in whole milliseconds, for instance 1ms or 10ms",
-    };
-    let time = humantime::parse_duration(text).map_err(|_| bad())?;
-    u32::try_from(time.as_micros())
+    parse_duration(text)
         .ok()
+        .and_then(|time| u32::try_from(time.as_micros()).ok())
         .filter(|us| *us > 0 && us % 1000 == 0)
-        .ok_or_else(bad)
+        .ok_or_else(|| UsageError::Range {
+            option: "--block-retire",
+            text: text.to_owned(),
+            problem: "must be a time in whole milliseconds, for instance 1ms or 10ms",
+        })
 }
 
 #[cfg(test)]

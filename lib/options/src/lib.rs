@@ -25,7 +25,6 @@
 mod capture;
 mod compile;
 mod edits;
-mod size;
 mod start;
 mod tag;
 mod transmit;
@@ -85,14 +84,6 @@ pub enum UsageError {
     Start {
         /// What was given.
         text: String,
-    },
-    /// The size cannot be read.
-    #[error("size '{text}': {problem}; write a number of bytes or 64K, 100M, 1G (powers of 1024)")]
-    Size {
-        /// What was given.
-        text: String,
-        /// What is wrong with it.
-        problem: &'static str,
     },
     /// The value is outside of what the option can take.
     #[error("{option} {text}: {problem}")]

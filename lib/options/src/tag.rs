@@ -45,7 +45,7 @@ impl FromStr for TagArg {
                 .ok_or_else(|| bad(problem))
         };
         Ok(TagArg(Some(VlanTag {
-            vid: number(vid, 4095, "the VID is 0 to 4095")?,
+            vid: number(vid, 4094, "the VID is 0 to 4094")?,
             pcp: number(pcp, 7, "the PCP is 0 to 7")?,
             dei: number(dei, 1, "the DEI is 0 or 1")? == 1,
             tpid,
@@ -116,9 +116,9 @@ mod tests {
     #[test]
     fn every_part_of_a_tag_can_be_given() {
         assert_eq!(
-            tag("88a8:4095:7:1"),
+            tag("88a8:4094:7:1"),
             Ok(Some(VlanTag {
-                vid: 4095,
+                vid: 4094,
                 pcp: 7,
                 dei: true,
                 tpid: 0x88a8
@@ -150,8 +150,8 @@ mod tests {
     #[test]
     fn out_of_range_tags_are_refused_with_the_range() {
         for (text, says) in [
-            ("4096", "0 to 4095"),
-            ("-1", "0 to 4095"),
+            ("4095", "0 to 4094"),
+            ("-1", "0 to 4094"),
             ("100:5", "TPID"),
             ("8100:1:8", "PCP"),
             ("8100:1:0:2", "DEI"),

@@ -3,6 +3,7 @@
 use crate::{EditArgs, TransmitWork, UsageError, parse_start};
 use clap::{Args, ValueEnum};
 use fluxcap_proto::v1::{OversizePolicy, Start, TransmitSpec};
+use fluxcap_service::parse_duration;
 
 /// Options of a transmit.
 #[derive(Debug, Clone, Default, PartialEq, Args)]
@@ -124,16 +125,15 @@ impl TransmitArgs {
 }
 
 fn parse_merge_window(text: &str) -> Result<u32, UsageError> {
-    let bad = || UsageError::Range {
-        option: "--merge-window",
-        text: text.to_owned(),
-        problem: "must be a time from 1us to 1h, for instance 2ms",
-    };
-    let time = humantime::parse_duration(text).map_err(|_| bad())?;
-    u32::try_from(time.as_micros())
+    parse_duration(text)
         .ok()
+        .and_then(|time| u32::try_from(time.as_micros()).ok())
         .filter(|us| (1..=3_600_000_000).contains(us))
-        .ok_or_else(bad)
+        .ok_or_else(|| UsageError::Range {
+            option: "--merge-window",
+            text: text.to_owned(),
+            problem: "must be a time from 1us to 1h, for instance 2ms",
+        })
 }
 
 #[cfg(test)]
