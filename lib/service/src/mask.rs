@@ -254,7 +254,7 @@ mod tests {
         }
         assert!(
             merge(&spec, &spec, &["edits.snap"])
-                .unwrap_err()
+                .expect_err("unknown field")
                 .to_string()
                 .contains("snaplen")
         );

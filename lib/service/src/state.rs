@@ -146,7 +146,7 @@ impl StateFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+    use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
     type Entries = BTreeMap<String, Vec<u32>>;
 
@@ -207,11 +207,11 @@ mod tests {
     fn full_disk_keeps_the_old_file_and_shows_a_notice_until_there_is_room() {
         let dir = tempfile::tempdir().expect("temporary directory");
         if let Err(errno) = mount(
-            "tmpfs",
+            Some("tmpfs"),
             dir.path(),
-            "tmpfs",
-            MountFlags::empty(),
-            c"size=32k",
+            Some("tmpfs"),
+            MsFlags::empty(),
+            Some("size=32k"),
         ) {
             eprintln!("SKIP full_disk: cannot mount a tmpfs: {errno}");
             return;
@@ -228,6 +228,6 @@ mod tests {
         assert_eq!(file.load::<Vec<u32>>().expect("load"), entries(2));
         assert!(file.save(&entries(3)));
         assert!(notices.list().is_empty());
-        unmount(dir.path(), UnmountFlags::DETACH).expect("unmount");
+        umount2(dir.path(), MntFlags::MNT_DETACH).expect("unmount");
     }
 }

@@ -113,7 +113,7 @@ mod tests {
         }
         assert!(
             parse_size("64KB")
-                .unwrap_err()
+                .expect_err("ambiguous")
                 .to_string()
                 .contains("ambiguous")
         );

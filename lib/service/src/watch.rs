@@ -142,7 +142,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_slow_client_misses_reports_and_gets_no_backlog() {
-        let mut stream = interval_stream(100, &Watches::default(), count()).expect("stream");
+        let watches = Watches::default();
+        let mut stream = interval_stream(100, &watches, count()).expect("stream");
         assert_eq!(stream.next().await.expect("item").expect("report"), 1);
         tokio::time::advance(Duration::from_secs(60)).await;
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -175,14 +176,14 @@ mod tests {
         ));
         drop(open);
         tokio::time::sleep(Duration::from_millis(1)).await;
-        interval_stream(0, &watches, count()).expect("room again");
+        drop(interval_stream(0, &watches, count()).expect("room again"));
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_error_ends_the_stream() {
-        let mut stream =
-            interval_stream::<u32, _>(0, &Watches::default(), || Err(Status::not_found("gone")))
-                .expect("stream");
+        let watches = Watches::default();
+        let mut stream = interval_stream::<u32, _>(0, &watches, || Err(Status::not_found("gone")))
+            .expect("stream");
         assert!(stream.next().await.expect("item").is_err());
         assert!(stream.next().await.is_none());
     }

@@ -285,11 +285,12 @@ impl<S, L> Worker<S, L> {
     /// True when the thread lives but has not turned its loop for `limit`. Call it regularly.
     pub(crate) fn stalled(&self, limit: Duration) -> bool {
         let beat = self.beat.load(Relaxed);
+        let alive = *lock(&self.thread_alive);
         let mut seen = lock(&self.seen_beat);
-        if seen.0 != beat || !*lock(&self.thread_alive) {
+        if seen.0 != beat || !alive {
             *seen = (beat, Instant::now());
         }
-        seen.1.elapsed() > limit
+        alive && seen.1.elapsed() > limit
     }
 
     fn ring_wake(&self) {
