@@ -401,7 +401,7 @@ async fn connections_beyond_the_limit_are_turned_away_and_closed_ones_make_room(
         );
     }
     // All but the connection that `start` probed with, which is closed, are held: the next one finds no room.
-    let mut extra = tokio::net::UnixStream::connect(&path)
+    let extra = tokio::net::UnixStream::connect(&path)
         .await
         .expect("connect");
     let mut byte = [0; 1];
