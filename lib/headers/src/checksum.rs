@@ -1,0 +1,75 @@
+//! Checksums that a local sender left to the network card.
+
+use crate::ip::IpPacket;
+use crate::vlan::{TAG_LEN, inline_tags};
+
+/// Fills in the TCP or UDP checksum of a frame that was captured before any network card computed it
+/// (`TP_STATUS_CSUMNOTREADY`), so that analysers and tunnels get a valid one.
+///
+/// `l2_offset` is where the Ethernet header begins in `frame`, as a rule 0; VLAN tags are looked through.
+/// Returns false, and changes nothing, when the checksum cannot be computed: not TCP or UDP over IPv4 or
+/// IPv6, a fragment, or a frame that was not captured to the end of its packet.
+pub fn complete_checksum(frame: &mut [u8], l2_offset: usize) -> bool {
+    fill_in(frame, l2_offset).is_some()
+}
+
+fn fill_in(frame: &mut [u8], l2_offset: usize) -> Option<()> {
+    let behind_macs = frame.get(l2_offset.checked_add(12)?..)?;
+    let tags = inline_tags(behind_macs, crate::frame::MAX_TAGS) * TAG_LEN;
+    let network = &behind_macs[tags..];
+    let ip = IpPacket::parse(network)?;
+    let packet = network.get(2..)?;
+    let upper = packet.get(ip.upper..ip.end.unwrap_or(packet.len()))?;
+    let (at, minimum) = match ip.protocol {
+        6 if !ip.fragment => (16, 20),
+        17 if !ip.fragment => (6, 8),
+        _ => return None,
+    };
+    if upper.len() < minimum {
+        return None;
+    }
+    let value = checksum(&ip, upper, at);
+    let position = l2_offset + 12 + tags + 2 + ip.upper + at;
+    frame
+        .get_mut(position..position + 2)?
+        .copy_from_slice(&value.to_be_bytes());
+    Some(())
+}
+
+/// The Internet checksum (RFC 1071) of pseudo-header and segment, its own field counted as zero.
+fn checksum(ip: &IpPacket<'_>, upper: &[u8], at: usize) -> u16 {
+    let length = u64::try_from(upper.len()).unwrap_or(u64::MAX);
+    let sum = sum_words(ip.source)
+        + sum_words(ip.destination)
+        + u64::from(ip.protocol)
+        + (length & 0xffff)
+        + (length >> 16)
+        + sum_words(&upper[..at])
+        + sum_words(&upper[at + 2..]);
+    let folded = fold(sum);
+    // RFC 768: a UDP checksum of zero is sent as all ones, because zero means "none".
+    if folded == 0xffff && ip.protocol == 17 {
+        0xffff
+    } else {
+        !folded
+    }
+}
+
+/// The sum of big-endian 16-bit words; a last odd byte counts as the high half of one.
+fn sum_words(bytes: &[u8]) -> u64 {
+    let pairs = bytes.chunks_exact(2);
+    let odd = pairs.remainder().first().map_or(0, |&b| u64::from(b) << 8);
+    odd + pairs
+        .map(|pair| u64::from(u16::from_be_bytes([pair[0], pair[1]])))
+        .sum::<u64>()
+}
+
+fn fold(mut sum: u64) -> u16 {
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    u16::try_from(sum).unwrap_or(u16::MAX)
+}
+
+#[cfg(test)]
+mod tests;
