@@ -25,6 +25,15 @@
 //!
 //! Deliberately absent: sockets, rings, tunnel headers, timestamps.
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::cast_possible_truncation,
+        reason = "a failed test may panic, and its numbers are small"
+    )
+)]
+
 mod bpf;
 mod checksum;
 mod edits;

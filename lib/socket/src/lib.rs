@@ -1,1 +1,56 @@
+//! Packet sockets, link watch and interface queries of Linux, on plain system calls.
+//!
+//! ```text
+//!   PacketCapture  AF_PACKET, TPACKET_V3: blocks of frames, read where the kernel wrote them
+//!   Transmitter    a burst of frames out of one interface; Sendmmsg works on every interface
+//!   LinkWatch      which interfaces exist, and what becomes of them (rtnetlink)
+//!   offloads()     what the driver does to frames before a capture sees them (ethtool)
+//!   poll()         sleeps until one of several descriptors has something to say
+//! ```
+//!
+//! Invariants:
+//!
+//! * Everything happens in the network namespace of the thread that opens the object. The object stays
+//!   there when the thread moves on.
+//! * Lengths and offsets in shared blocks and in netlink messages are checked before use, in every
+//!   build: a wrong one ends the block or the message, never the process.
+//! * After every [`Transmitter::send`] each frame of the call is counted exactly once, whatever happened.
+//! * Receiving a block and sending a burst allocate nothing.
+//!
+//! Deliberately absent: VLAN logic, rings, threads, retries over seconds. Whoever owns the loop decides.
 
+#![expect(
+    unsafe_code,
+    reason = "system calls on packet sockets and the memory that the kernel shares through them"
+)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::cast_possible_truncation,
+        reason = "a failed test may panic, and its numbers are small"
+    )
+)]
+
+mod block;
+mod capture;
+mod error;
+mod link;
+mod link_watch;
+mod mapping;
+mod netlink;
+mod offloads;
+mod poll;
+mod sendmmsg;
+mod sys;
+mod transmit;
+
+pub use block::{Block, Packet, Packets};
+pub use capture::{CaptureOptions, CaptureStatistics, PacketCapture, SockFilter};
+pub use error::Error;
+pub use link::Link;
+pub use link_watch::{LinkEvent, LinkWatch};
+pub use offloads::{Offloads, offloads};
+pub use poll::{MAX_POLL, Ready, poll};
+pub use sendmmsg::Sendmmsg;
+pub use transmit::{SendReport, Transmitter};

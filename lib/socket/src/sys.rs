@@ -1,0 +1,168 @@
+//! System calls in the shape that this crate needs: owned descriptors, errors as values.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+/// The size of a C structure as the socket calls want it.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "sizes of the few structures passed here are far below 4 GiB"
+)]
+pub(crate) const fn size_of_c<T>() -> libc::socklen_t {
+    size_of::<T>() as libc::socklen_t
+}
+
+/// Turns the -1 of a system call into its error.
+pub(crate) fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+/// A new socket, closed on exec and non-blocking.
+pub(crate) fn socket(domain: i32, kind: i32, protocol: i32) -> io::Result<OwnedFd> {
+    let flags = kind | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: socket(2) takes plain integers.
+    let fd = check(unsafe { libc::socket(domain, flags, protocol) })?;
+    // SAFETY: the call just returned this descriptor; nobody else knows or closes it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// setsockopt(2) with a plain C value.
+pub(crate) fn set_option<T: Copy>(
+    fd: BorrowedFd<'_>,
+    level: i32,
+    name: i32,
+    value: &T,
+) -> io::Result<()> {
+    // SAFETY: pointer and length describe `value`, which the call only reads. Callers pass C structures
+    // and integers; a kernel pointer within one (sock_fprog) points to memory that outlives the call.
+    let result = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            level,
+            name,
+            std::ptr::from_ref(value).cast(),
+            size_of_c::<T>(),
+        )
+    };
+    check(result).map(drop)
+}
+
+/// getsockopt(2) of an integer.
+pub(crate) fn get_int(fd: BorrowedFd<'_>, level: i32, name: i32) -> io::Result<i32> {
+    let mut value: libc::c_int = 0;
+    let mut length = size_of_c::<libc::c_int>();
+    // SAFETY: pointer and length describe `value`; the kernel writes at most `length` bytes.
+    let result = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            level,
+            name,
+            std::ptr::from_mut(&mut value).cast(),
+            &mut length,
+        )
+    };
+    check(result).map(|_| value)
+}
+
+/// The counters of a TPACKET_V3 socket since the last call.
+pub(crate) fn packet_statistics(fd: BorrowedFd<'_>) -> io::Result<libc::tpacket_stats_v3> {
+    let mut value = libc::tpacket_stats_v3 {
+        tp_packets: 0,
+        tp_drops: 0,
+        tp_freeze_q_cnt: 0,
+    };
+    let mut length = size_of_c::<libc::tpacket_stats_v3>();
+    // SAFETY: pointer and length describe `value`; the kernel writes at most `length` bytes.
+    let result = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_STATISTICS,
+            std::ptr::from_mut(&mut value).cast(),
+            &mut length,
+        )
+    };
+    check(result).map(|_| value)
+}
+
+/// Binds a packet socket to an interface; `protocol` in host byte order, 0 receives nothing.
+pub(crate) fn bind_packet(fd: BorrowedFd<'_>, ifindex: u32, protocol: u16) -> io::Result<()> {
+    let family = u16::try_from(libc::AF_PACKET).unwrap_or_default();
+    let index = i32::try_from(ifindex).map_err(|_| io::Error::from_raw_os_error(libc::ENODEV))?;
+    let address = libc::sockaddr_ll {
+        sll_family: family,
+        sll_protocol: protocol.to_be(),
+        sll_ifindex: index,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    bind(fd, &address)
+}
+
+/// bind(2) with a socket address of any family.
+pub(crate) fn bind<T: Copy>(fd: BorrowedFd<'_>, address: &T) -> io::Result<()> {
+    // SAFETY: pointer and length describe `address`, which the call only reads.
+    let result = unsafe {
+        libc::bind(
+            fd.as_raw_fd(),
+            std::ptr::from_ref(address).cast(),
+            size_of_c::<T>(),
+        )
+    };
+    check(result).map(drop)
+}
+
+/// The pending error of a socket, which this clears.
+pub(crate) fn take_error(fd: BorrowedFd<'_>) -> Option<io::Error> {
+    match get_int(fd, libc::SOL_SOCKET, libc::SO_ERROR) {
+        Ok(0) => None,
+        Ok(code) => Some(io::Error::from_raw_os_error(code)),
+        Err(error) => Some(error),
+    }
+}
+
+/// recvfrom(2) on a netlink socket: bytes of the message, and the port of its sender (0: the kernel).
+/// The count may exceed the buffer; the message was then cut.
+pub(crate) fn receive_netlink(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, u32)> {
+    let mut address = MaybeUninit::<libc::sockaddr_nl>::zeroed();
+    let mut length = size_of_c::<libc::sockaddr_nl>();
+    // SAFETY: buffer and address are valid for writes of the lengths given.
+    let count = unsafe {
+        libc::recvfrom(
+            fd.as_raw_fd(),
+            buffer.as_mut_ptr().cast(),
+            buffer.len(),
+            libc::MSG_TRUNC,
+            address.as_mut_ptr().cast(),
+            &mut length,
+        )
+    };
+    let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
+    // SAFETY: zeroed at first, and a sockaddr_nl of integers is valid with any bytes.
+    let address = unsafe { address.assume_init() };
+    Ok((count, address.nl_pid))
+}
+
+/// send(2) of one message.
+pub(crate) fn send(fd: BorrowedFd<'_>, message: &[u8]) -> io::Result<()> {
+    // SAFETY: pointer and length describe `message`, which the call only reads.
+    let count = unsafe { libc::send(fd.as_raw_fd(), message.as_ptr().cast(), message.len(), 0) };
+    if count < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Bytes of a memory page.
+pub(crate) fn page_size() -> u32 {
+    // SAFETY: sysconf(3) takes an integer.
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    u32::try_from(size).unwrap_or(4096)
+}
