@@ -53,4 +53,4 @@ pub use link_watch::{LinkEvent, LinkWatch};
 pub use offloads::{Offloads, offloads};
 pub use poll::{MAX_POLL, Ready, poll};
 pub use sendmmsg::Sendmmsg;
-pub use transmit::{SendReport, Transmitter};
+pub use transmit::{Fate, SendReport, Transmitter};

@@ -146,15 +146,16 @@ impl Transmitter for Sendmmsg {
     }
 
     fn send(&mut self, frames: &[[&[u8]; 3]], report: &mut SendReport) -> Result<(), Error> {
-        let before = report.total();
+        report.clear();
         let mut patience = Patience::default();
         for batch in frames.chunks(BATCH) {
             if let Err(error) = self.send_batch(batch, &mut patience, report) {
-                let left = frames.len() as u64 - (report.total() - before);
-                match error {
-                    Error::LinkDown { .. } => report.link_down += left,
-                    _ => report.no_interface += left,
-                }
+                let errno = if matches!(error, Error::LinkDown { .. }) {
+                    libc::ENETDOWN
+                } else {
+                    libc::ENODEV
+                };
+                report.refuse(errno, frames.len() as u64 - report.total());
                 return Err(error);
             }
         }

@@ -10,8 +10,8 @@ pub trait Transmitter: Send {
     /// The name under which this way of sending is chosen and shown.
     fn name(&self) -> &'static str;
 
-    /// Sends `frames` and adds what became of each of them to `report`: after the call, also after a
-    /// failed one, `report.total()` has grown by exactly `frames.len()`.
+    /// Sends `frames` and says in `report`, which is cleared first, what became of each of them: after the
+    /// call, also after a failed one, `report.total()` is exactly `frames.len()`.
     ///
     /// A frame that cannot be sent is counted by its reason and does not keep the others from being sent.
     /// The call may wait for room in a queue, up to 100 ms.
@@ -26,8 +26,40 @@ pub trait Transmitter: Send {
     fn max_frame(&self) -> usize;
 }
 
-/// What became of the frames that were handed to a [`Transmitter`]. Counts add up over calls.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// What became of one frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// The kernel took it.
+    Sent,
+    /// No room in a queue (ENOBUFS, EAGAIN).
+    NoBuffer,
+    /// Longer than the interface takes (EMSGSIZE).
+    Oversize,
+    /// Shorter than a link header (EINVAL).
+    Malformed,
+    /// The interface is down (ENETDOWN).
+    LinkDown,
+    /// The interface is gone (ENXIO, ENODEV).
+    NoInterface,
+    /// Refused for another reason.
+    Other,
+}
+
+impl Fate {
+    fn of(errno: i32) -> Fate {
+        match errno {
+            libc::ENOBUFS | libc::EAGAIN => Fate::NoBuffer,
+            libc::EMSGSIZE => Fate::Oversize,
+            libc::EINVAL => Fate::Malformed,
+            libc::ENETDOWN => Fate::LinkDown,
+            libc::ENXIO | libc::ENODEV => Fate::NoInterface,
+            _ => Fate::Other,
+        }
+    }
+}
+
+/// What became of the frames of one call of [`Transmitter::send`]. Reuse it: it keeps its memory.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SendReport {
     /// Frames that the kernel took.
     pub sent: u64,
@@ -49,6 +81,8 @@ pub struct SendReport {
     pub last_errno: i32,
     /// Times that a frame was tried again for want of room. Not a count of frames.
     pub retries: u64,
+    /// The frames that were not sent, by their place in the call, ascending.
+    exceptions: Vec<(u64, Fate)>,
 }
 
 impl SendReport {
@@ -67,15 +101,40 @@ impl SendReport {
             + self.other
     }
 
-    /// Counts `frames` that were refused with `errno`.
+    /// What became of the frame at this place in the call.
+    pub fn fate(&self, index: usize) -> Fate {
+        let place = |exception: &(u64, Fate)| exception.0;
+        match self.exceptions.binary_search_by_key(&(index as u64), place) {
+            Ok(at) => self
+                .exceptions
+                .get(at)
+                .map_or(Fate::Other, |exception| exception.1),
+            Err(_) => Fate::Sent,
+        }
+    }
+
+    /// Forgets everything.
+    pub(crate) fn clear(&mut self) {
+        let exceptions = std::mem::take(&mut self.exceptions);
+        *self = SendReport {
+            exceptions,
+            ..SendReport::default()
+        };
+        self.exceptions.clear();
+    }
+
+    /// Counts the next `frames`, which were refused with `errno`.
     pub(crate) fn refuse(&mut self, errno: i32, frames: u64) {
-        let counter = match errno {
-            libc::ENOBUFS | libc::EAGAIN => &mut self.enobufs,
-            libc::EMSGSIZE => &mut self.oversize,
-            libc::EINVAL => &mut self.malformed,
-            libc::ENETDOWN => &mut self.link_down,
-            libc::ENXIO | libc::ENODEV => &mut self.no_interface,
-            _ => {
+        let (fate, first) = (Fate::of(errno), self.total());
+        self.exceptions
+            .extend((first..first + frames).map(|place| (place, fate)));
+        let counter = match fate {
+            Fate::NoBuffer => &mut self.enobufs,
+            Fate::Oversize => &mut self.oversize,
+            Fate::Malformed => &mut self.malformed,
+            Fate::LinkDown => &mut self.link_down,
+            Fate::NoInterface => &mut self.no_interface,
+            Fate::Sent | Fate::Other => {
                 self.last_errno = errno;
                 &mut self.other
             }
