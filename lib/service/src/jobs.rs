@@ -168,6 +168,21 @@ impl<J: Job> Registry<J> {
         Ok(worker)
     }
 
+    /// Starts a worker, or gives the one of that name this spec: for work that the command line asks for.
+    pub fn put(&self, name: &str, spec: J::Spec) -> Result<Arc<WorkerOf<J>>, Refusal> {
+        match self.create(name, spec.clone(), false) {
+            Err(Refusal::AlreadyExists(_)) => self.update(
+                name,
+                |old| {
+                    *old = spec;
+                    Ok(())
+                },
+                false,
+            ),
+            done => done,
+        }
+    }
+
     /// Changes the spec of a worker in place: `change` works on a copy, which is then validated. A worker that had
     /// failed starts again.
     pub fn update(
