@@ -98,6 +98,12 @@ impl Daemon {
         Ok(Some(file))
     }
 
+    /// Tells systemd that the daemon will serve only after up to `time`, so that it is not taken for hung.
+    pub fn announce_slow_start(&self, time: Duration) {
+        let micros = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
+        systemd::notify(&[NotifyState::ExtendTimeoutUsec(micros)]);
+    }
+
     /// Serves `routes` on the control socket until SIGTERM, SIGINT or SIGHUP, then ends in order: the jobs, at most 5 s, then the
     /// server. `service_names` are the full names of the services in `routes` (the generated `SERVICE_NAME`s), for
     /// health and reflection; health, reflection and `DaemonService` are added here.

@@ -1,0 +1,140 @@
+//! The methods of `RingService`: parse the request, do it, build the answer.
+
+use crate::rings::{Rings, parse_name};
+use fluxcap_proto::v1::{
+    CreateRingRequest, CreateRingResponse, DeleteRingRequest, DeleteRingResponse, GetRingRequest,
+    GetRingResponse, ListRingsRequest, ListRingsResponse, UpdateRingRequest, UpdateRingResponse,
+    WatchRingsRequest, WatchRingsResponse, ring_service_server::RingService,
+};
+use fluxcap_service::{WatchStream, Watches, blocking, interval_stream, realtime_ns};
+use std::{collections::BTreeSet, sync::Arc};
+use tonic::{Request, Response, Status, metadata::MetadataValue};
+
+/// In the answer to DeleteRing: who was attached.
+const ATTACHED: &str = "fluxcap-attached";
+
+#[derive(Debug)]
+pub(crate) struct Service {
+    rings: Arc<Rings>,
+    watches: Watches,
+}
+
+impl Service {
+    pub(crate) fn new(rings: Arc<Rings>, watches: Watches) -> Service {
+        Service { rings, watches }
+    }
+}
+
+#[tonic::async_trait]
+impl RingService for Service {
+    type WatchRingsStream = WatchStream<WatchRingsResponse>;
+
+    async fn create_ring(
+        &self,
+        request: Request<CreateRingRequest>,
+    ) -> Result<Response<CreateRingResponse>, Status> {
+        let CreateRingRequest {
+            name,
+            spec,
+            replace,
+            validate_only,
+        } = request.into_inner();
+        let rings = Arc::clone(&self.rings);
+        let ring = blocking(move || {
+            rings.create(
+                &parse_name(&name)?,
+                &spec.unwrap_or_default(),
+                replace,
+                validate_only,
+            )
+        })
+        .await?;
+        Ok(Response::new(CreateRingResponse { ring: Some(ring) }))
+    }
+
+    async fn get_ring(
+        &self,
+        request: Request<GetRingRequest>,
+    ) -> Result<Response<GetRingResponse>, Status> {
+        let name = parse_name(&request.get_ref().name)?;
+        let rings = Arc::clone(&self.rings);
+        let ring = blocking(move || rings.get(&name)).await?;
+        Ok(Response::new(GetRingResponse { ring: Some(ring) }))
+    }
+
+    async fn list_rings(
+        &self,
+        _: Request<ListRingsRequest>,
+    ) -> Result<Response<ListRingsResponse>, Status> {
+        let rings = Arc::clone(&self.rings);
+        let rings = blocking(move || rings.list()).await?;
+        Ok(Response::new(ListRingsResponse { rings }))
+    }
+
+    async fn update_ring(
+        &self,
+        request: Request<UpdateRingRequest>,
+    ) -> Result<Response<UpdateRingResponse>, Status> {
+        let UpdateRingRequest {
+            name,
+            spec,
+            update_mask,
+            validate_only,
+        } = request.into_inner();
+        let mask = update_mask.unwrap_or_default().paths;
+        let rings = Arc::clone(&self.rings);
+        let ring = blocking(move || {
+            rings.update(
+                &parse_name(&name)?,
+                &spec.unwrap_or_default(),
+                &mask,
+                validate_only,
+            )
+        })
+        .await?;
+        Ok(Response::new(UpdateRingResponse { ring: Some(ring) }))
+    }
+
+    async fn delete_ring(
+        &self,
+        request: Request<DeleteRingRequest>,
+    ) -> Result<Response<DeleteRingResponse>, Status> {
+        let name = parse_name(&request.get_ref().name)?;
+        let rings = Arc::clone(&self.rings);
+        let attached = blocking(move || rings.delete(&name)).await?;
+        let mut response = Response::new(DeleteRingResponse {});
+        // Labels are free text; one that does not fit into a header is in the log only.
+        if !attached.is_empty()
+            && let Ok(value) = MetadataValue::try_from(attached)
+        {
+            response.metadata_mut().insert(ATTACHED, value);
+        }
+        Ok(response)
+    }
+
+    async fn watch_rings(
+        &self,
+        request: Request<WatchRingsRequest>,
+    ) -> Result<Response<Self::WatchRingsStream>, Status> {
+        let WatchRingsRequest { names, interval_ms } = request.into_inner();
+        for name in &names {
+            self.rings.get(&parse_name(name)?)?;
+        }
+        let names: BTreeSet<String> = names.into_iter().collect();
+        let rings = Arc::clone(&self.rings);
+        // Reads headers and slots of mapped memory: quick enough for a control thread.
+        let next = move || {
+            let mut rings = rings.list()?;
+            rings.retain(|ring| names.is_empty() || names.contains(&ring.name));
+            Ok(WatchRingsResponse {
+                time_ns: realtime_ns(),
+                rings,
+            })
+        };
+        Ok(Response::new(interval_stream(
+            interval_ms,
+            &self.watches,
+            next,
+        )?))
+    }
+}
