@@ -1,0 +1,242 @@
+//! Names of rings and the places where they live.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use crate::error::{Error, IoContext};
+
+/// Longest name in bytes, without the `shm:` prefix.
+const NAME_MAX: usize = 63;
+/// Directory of POSIX shared-memory objects, see shm_overview(7).
+const SHM_DIR: &str = "/dev/shm";
+/// What the objects of shm rings are called: `/dev/shm/fluxcap.NAME`.
+const SHM_PREFIX: &str = "fluxcap.";
+
+/// The checked name of a ring: `[a-z0-9][a-z0-9_-]{0,62}`, a file in the ring directory,
+/// or `shm:` and such a name, an object of POSIX shared memory.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RingName(String);
+
+impl RingName {
+    /// Checks `text` and makes it a name.
+    ///
+    /// # Errors
+    /// [`Error::InvalidName`] when the text is no ring name.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        let bare = text.strip_prefix("shm:").unwrap_or(text);
+        let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+        let valid = bare.len() <= NAME_MAX
+            && bare.bytes().next().is_some_and(legal)
+            && bare.bytes().all(|b| legal(b) || b == b'_' || b == b'-');
+        if valid {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(Error::InvalidName {
+                name: text.to_owned(),
+            })
+        }
+    }
+
+    /// The name as it was given, `shm:` included.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether the ring is an object of POSIX shared memory.
+    pub fn is_shm(&self) -> bool {
+        self.0.starts_with("shm:")
+    }
+
+    /// The name without `shm:`.
+    pub(crate) fn bare(&self) -> &str {
+        self.0.strip_prefix("shm:").unwrap_or(&self.0)
+    }
+}
+
+impl fmt::Display for RingName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for RingName {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        Self::parse(text)
+    }
+}
+
+/// What kind of memory holds a ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Backing {
+    /// ramfs: never swapped, no size limit of its own.
+    Ramfs,
+    /// tmpfs: may be swapped out, limited by the mount's `size=`.
+    Tmpfs,
+    /// hugetlbfs: huge pages set aside by the administrator.
+    Hugetlbfs,
+    /// POSIX shared memory, `shm:NAME`.
+    Shm,
+    /// Any other file system, e.g. a disk: works, but the kernel writes it back.
+    Other,
+}
+
+impl Backing {
+    /// The name used in output: `ramfs`, `tmpfs`, `hugetlbfs`, `shm` or `other`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ramfs => "ramfs",
+            Self::Tmpfs => "tmpfs",
+            Self::Hugetlbfs => "hugetlbfs",
+            Self::Shm => "shm",
+            Self::Other => "other",
+        }
+    }
+
+    /// Recognises a file system by its magic number, see statfs(2).
+    pub(crate) fn from_magic(f_type: i64) -> Self {
+        match f_type {
+            0x8584_58f6 => Self::Ramfs,
+            0x0102_1994 => Self::Tmpfs,
+            0x9584_58f6 => Self::Hugetlbfs,
+            _ => Self::Other,
+        }
+    }
+}
+
+impl fmt::Display for Backing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The directory whose files are rings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RingDir {
+    path: PathBuf,
+}
+
+impl RingDir {
+    /// Names the directory; it is not touched yet.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+
+    /// The directory's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What kind of file system the directory is on.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the directory does not exist or cannot be examined.
+    pub fn backing(&self) -> Result<Backing, Error> {
+        let stat = rustix::fs::statfs(&self.path).at("examine the file system of", &self.path)?;
+        Ok(Backing::from_magic(stat.f_type))
+    }
+
+    /// The names of all rings, sorted: those in this directory, then those in POSIX shared memory.
+    ///
+    /// Files that are no rings are left out. A directory that does not exist holds no rings.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when a directory cannot be read.
+    pub fn list(&self) -> Result<Vec<RingName>, Error> {
+        let mut names = Vec::new();
+        for entry in entries(&self.path)? {
+            if let Ok(name) = RingName::parse(&entry)
+                && !name.is_shm()
+                && crate::layout::has_magic(&self.data_path(&name))
+            {
+                names.push(name);
+            }
+        }
+        for entry in entries(Path::new(SHM_DIR))? {
+            let Some(bare) = entry.strip_prefix(SHM_PREFIX) else {
+                continue;
+            };
+            if let Ok(name) = RingName::parse(&format!("shm:{bare}"))
+                && crate::layout::has_magic(&self.data_path(&name))
+            {
+                names.push(name);
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// Where the files of `name` live: this directory or that of POSIX shared memory.
+    pub(crate) fn place(&self, name: &RingName) -> &Path {
+        if name.is_shm() {
+            Path::new(SHM_DIR)
+        } else {
+            &self.path
+        }
+    }
+
+    /// The file with header, index and data of `name`.
+    pub(crate) fn data_path(&self, name: &RingName) -> PathBuf {
+        if name.is_shm() {
+            Path::new(SHM_DIR).join(format!("{SHM_PREFIX}{}", name.bare()))
+        } else {
+            self.path.join(name.bare())
+        }
+    }
+
+    /// The file with the consumer slots of `name`.
+    pub(crate) fn readers_path(&self, name: &RingName) -> PathBuf {
+        if name.is_shm() {
+            Path::new(SHM_DIR).join(format!("{SHM_PREFIX}{}.readers", name.bare()))
+        } else {
+            self.path.join(format!(".{}.readers", name.bare()))
+        }
+    }
+}
+
+/// The file names in `dir`; none when it does not exist.
+fn entries(dir: &Path) -> Result<Vec<String>, Error> {
+    let listing = match std::fs::read_dir(dir) {
+        Ok(listing) => listing,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(e).at("list", dir),
+    };
+    let mut names = Vec::new();
+    for entry in listing {
+        let entry = entry.at("list", dir)?;
+        if let Ok(name) = entry.file_name().into_string() {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_the_grammar() {
+        for good in ["a", "0", "cisco", "shm:dell-2", "a_b-c"] {
+            assert_eq!(RingName::parse(good).expect(good).as_str(), good);
+        }
+        let long = "x".repeat(64);
+        for bad in [
+            "",
+            "shm:",
+            "-a",
+            "_a",
+            "A",
+            "a.b",
+            "a/b",
+            "..",
+            "shm:shm:a",
+            "ä",
+            &long,
+        ] {
+            assert!(RingName::parse(bad).is_err(), "{bad}");
+        }
+    }
+}
