@@ -1,1 +1,36 @@
-fn main() {}
+//! rxd captures network interfaces into shared-memory rings.
+
+mod args;
+mod capture;
+mod datapath;
+mod input;
+mod service;
+mod stats;
+
+use anyhow::Context;
+use args::Args;
+use capture::CaptureJob;
+use clap::Parser;
+use fluxcap_proto::v1::capture_service_server::{CaptureServiceServer, SERVICE_NAME};
+use fluxcap_ring::RingDir;
+use fluxcap_service::{Daemon, Registry};
+use service::CaptureApi;
+use std::sync::Arc;
+use tonic::service::Routes;
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    let wanted = args.captures();
+    let daemon = Daemon::start("rxd", &args.service)?;
+    let job = CaptureJob {
+        rings: RingDir::new(args.service.ring_dir()),
+    };
+    let captures = Registry::new(job, daemon.state_file()?)?;
+    for (name, spec) in wanted {
+        captures
+            .put(&name, spec)
+            .with_context(|| format!("capture {name}"))?;
+    }
+    let api = CaptureServiceServer::new(CaptureApi::new(captures.clone(), daemon.watches()));
+    daemon.serve(Routes::new(api), &[SERVICE_NAME], Arc::new(captures))
+}

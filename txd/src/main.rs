@@ -1,1 +1,38 @@
-fn main() {}
+//! txd transmits shared-memory rings to network interfaces.
+
+mod args;
+mod datapath;
+mod feed;
+mod merge;
+mod output;
+mod service;
+mod stats;
+mod transmit;
+
+use anyhow::Context;
+use args::Args;
+use clap::Parser;
+use fluxcap_proto::v1::transmit_service_server::{SERVICE_NAME, TransmitServiceServer};
+use fluxcap_ring::RingDir;
+use fluxcap_service::{Daemon, Registry};
+use service::TransmitApi;
+use std::sync::Arc;
+use tonic::service::Routes;
+use transmit::TransmitJob;
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    let wanted = args.transmits();
+    let daemon = Daemon::start("txd", &args.service)?;
+    let job = TransmitJob {
+        rings: RingDir::new(args.service.ring_dir()),
+    };
+    let transmits = Registry::new(job, daemon.state_file()?)?;
+    for (name, spec) in wanted {
+        transmits
+            .put(&name, spec)
+            .with_context(|| format!("transmit {name}"))?;
+    }
+    let api = TransmitServiceServer::new(TransmitApi::new(transmits.clone(), daemon.watches()));
+    daemon.serve(Routes::new(api), &[SERVICE_NAME], Arc::new(transmits))
+}

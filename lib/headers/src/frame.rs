@@ -171,7 +171,7 @@ impl<'a> WireFrame<'a> {
     }
 
     /// Keeps at most the first `bytes`. The wire length stays.
-    pub(crate) fn slice(&mut self, bytes: u32) {
+    pub fn slice(&mut self, bytes: u32) {
         self.wire_len = self.wire_len();
         let mut left = usize::try_from(bytes).unwrap_or(usize::MAX);
         self.macs = &self.macs[..self.macs.len().min(left)];

@@ -6,7 +6,7 @@ use crate::Error;
 ///
 /// Frames leave in the order given. A frame is three pieces that are sent one behind the other; any of
 /// them may be empty.
-pub trait Transmitter: Send {
+pub trait Transmitter: std::fmt::Debug + Send {
     /// The name under which this way of sending is chosen and shown.
     fn name(&self) -> &'static str;
 

@@ -1,0 +1,54 @@
+//! Command line of rxd.
+
+use clap::{CommandFactory, Parser, error::ErrorKind};
+use fluxcap_options::{CaptureArgs, CaptureWork, UsageError};
+use fluxcap_proto::v1::CaptureSpec;
+use fluxcap_service::ServiceArgs;
+
+const EXAMPLES: &str = "\
+Examples:
+  rxd                                       serve the control API; add captures with `fluxctl rx add`
+  rxd --capture eth1:cisco                  capture eth1 into the ring cisco, too
+  rxd --capture eth1,eth2:all --vlan-push eth1=100,eth2=200
+                                            aggregate two interfaces into one ring, each with a tag of its own
+  rxd --capture eth1:web --filter 'tcp port 443' --snaplen 128 --ephemeral
+
+Rings are made by ringd (`ringd --create cisco:100m` or `fluxctl ring create cisco --size 100m`). A capture whose ring or
+interface is missing waits for it. CAP_NET_RAW is all that rxd needs.";
+
+/// Captures network interfaces into shared-memory rings.
+#[derive(Debug, Parser)]
+#[command(name = "rxd", version, after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// Directories, logs.
+    #[command(flatten)]
+    pub(crate) service: ServiceArgs,
+
+    /// Capture INTERFACES (one, or several with commas) into RING; may be repeated. It replaces a kept capture of the same name.
+    #[arg(long, value_name = "INTERFACES:RING")]
+    pub(crate) capture: Vec<String>,
+
+    /// What applies to each --capture.
+    #[command(flatten)]
+    pub(crate) options: CaptureArgs,
+}
+
+impl Args {
+    /// The captures named on the command line, each with a name of its own, exiting with a usage error when they make no sense.
+    pub(crate) fn captures(&self) -> Vec<(String, CaptureSpec)> {
+        let works: Result<Vec<CaptureWork>, UsageError> =
+            self.capture.iter().map(|text| text.parse()).collect();
+        let specs = works.and_then(|works| {
+            Ok(works
+                .iter()
+                .map(CaptureWork::default_name)
+                .zip(self.options.to_specs(&works)?)
+                .collect())
+        });
+        specs.unwrap_or_else(|error| {
+            Args::command()
+                .error(ErrorKind::ValueValidation, error)
+                .exit()
+        })
+    }
+}

@@ -1,0 +1,214 @@
+//! The data path of a capture: kernel block -> edits -> ring burst. Everything that happens for each frame is in
+//! [`Path::pump`] and [`Path::publish`]; nothing here logs, locks or allocates, and it sleeps only for a ring in wait mode.
+
+use crate::stats::CaptureLive;
+use fluxcap_headers::{Edited, Edits, VlanTag, WireFrame, complete_checksum};
+use fluxcap_ring::{Burst, Direction, DropReason, Flags, Meta, Mode, Producer, record_size};
+use fluxcap_socket::{Packet, PacketCapture};
+use std::time::Duration;
+
+/// Bytes reserved in the ring at a time. One burst is published, and its doorbell rung, for about that much.
+const BURST_BYTES: usize = 64 * 1024;
+
+/// Blocks taken from one interface before the others have their turn.
+const BLOCKS_PER_TURN: usize = 4;
+
+/// What a restored and a pushed VLAN tag can add to a frame.
+const TAG_BYTES: usize = 8;
+
+/// Which frames of an interface are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// Frames that arrive; the kernel itself withholds the others.
+    In,
+    /// Frames that the host sends.
+    Out,
+    /// Both.
+    Both,
+}
+
+/// One interface's way into the ring.
+#[derive(Debug)]
+pub(crate) struct Path {
+    /// Index of the interface in the ring's source table.
+    pub(crate) source: u16,
+    /// Which direction is kept.
+    pub(crate) wanted: Wanted,
+    /// Filter, sampling and changes, in their fixed order.
+    pub(crate) edits: Edits,
+}
+
+/// What happened to the frames of one burst, other than being published.
+#[derive(Debug, Default)]
+struct Tally {
+    bytes: u64,
+    truncated: u64,
+    filtered: u64,
+    sampled_out: u64,
+    direction: u64,
+    malformed: u64,
+    oversize: u64,
+    paused: u64,
+}
+
+/// What [`Path::pump`] did.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Pumped {
+    /// Frames read from the kernel.
+    pub(crate) frames: u64,
+    /// The kernel said that it lost some.
+    pub(crate) losing: bool,
+}
+
+impl Path {
+    /// Moves the blocks that are ready, at most [`BLOCKS_PER_TURN`], from the socket into the ring. `stop` ends the wait for
+    /// the consumers of a ring in wait mode; the frames left are counted as `paused`.
+    ///
+    /// # Errors
+    /// What [`Producer::reserve`] says when the ring cannot be used any more.
+    pub(crate) fn pump(
+        &mut self,
+        socket: &mut PacketCapture,
+        ring: &mut Producer,
+        live: &CaptureLive,
+        stop: impl Fn() -> bool,
+    ) -> Result<Pumped, fluxcap_ring::Error> {
+        let mut pumped = Pumped::default();
+        for _ in 0..BLOCKS_PER_TURN {
+            let Some(mut block) = socket.next_block() else {
+                break;
+            };
+            let frames = block.len() as u64;
+            pumped.frames += frames;
+            pumped.losing |= block.losing();
+            // Before the frames are published: a successor must never find more published than received.
+            ring.source(self.source).add_received(frames);
+            live.received.add(frames);
+            let longest = ring.max_frame();
+            let mut packets = block.packets();
+            let mut next = packets.next();
+            while let Some(first) = &next {
+                let mut tally = Tally::default();
+                let room =
+                    BURST_BYTES.max(record_size((first.data.len() + TAG_BYTES).min(longest)));
+                if let Some(mut burst) = reserve(ring, room, &stop)? {
+                    while let Some(packet) = &mut next {
+                        if burst.room() < record_size((packet.data.len() + TAG_BYTES).min(longest))
+                        {
+                            break;
+                        }
+                        self.publish(packet, &mut burst, longest, &mut tally);
+                        next = packets.next();
+                    }
+                    live.published.add(burst.commit());
+                } else {
+                    tally.paused += 1;
+                    next = packets.next();
+                }
+                tally.settle(ring, live);
+            }
+        }
+        Ok(pumped)
+    }
+
+    /// One frame: put it back as it was on the wire, edit it, copy it into the burst.
+    fn publish(
+        &mut self,
+        packet: &mut Packet<'_>,
+        burst: &mut Burst<'_>,
+        longest: usize,
+        tally: &mut Tally,
+    ) {
+        tally.bytes += u64::from(packet.wire_len);
+        if self.wanted == Wanted::Out && !packet.outgoing {
+            tally.direction += 1;
+            return;
+        }
+        if packet.checksum_partial {
+            complete_checksum(packet.data, 0);
+        }
+        let captured = packet.data.len();
+        let mut flags = Flags::default();
+        if captured < packet.wire_len as usize {
+            flags |= Flags::TRUNCATED;
+            tally.truncated += 1;
+        }
+        if packet.gso {
+            flags |= Flags::GSO;
+        }
+        let frame = on_the_wire(packet);
+        let mut frame = match self.edits.apply(frame) {
+            Edited::Keep(frame) => frame,
+            Edited::Filtered => return tally.filtered += 1,
+            Edited::SampledOut => return tally.sampled_out += 1,
+            Edited::Malformed => return tally.malformed += 1,
+        };
+        if frame.len() > longest {
+            frame.slice(u32::try_from(longest).unwrap_or(u32::MAX));
+            flags |= Flags::TRUNCATED;
+            tally.truncated += 1;
+        }
+        let meta = Meta {
+            timestamp_ns: packet.timestamp_ns,
+            wire_len: frame.wire_len(),
+            source: self.source,
+            direction: if packet.outgoing {
+                Direction::Out
+            } else {
+                Direction::In
+            },
+            vlan_count: frame.vlan_count(),
+            flow_hash: 0, // who needs one computes it: most captures do not
+            flags,
+        };
+        if !burst.push(&meta, &frame.pieces()) {
+            tally.oversize += 1; // cannot be: the room was checked; counted rather than trusted
+        }
+    }
+}
+
+/// The frame with the tag that the kernel took out, which its length on the wire did not count either.
+fn on_the_wire<'p>(packet: &'p Packet<'_>) -> WireFrame<'p> {
+    let Some((tpid, tci)) = packet.vlan else {
+        return WireFrame::new(packet.data, packet.wire_len);
+    };
+    let mut frame = WireFrame::new(packet.data, packet.wire_len.saturating_add(4));
+    frame.restore_tag(VlanTag { tpid, tci });
+    frame
+}
+
+/// Reserves room in the ring; waits for it when the ring is in wait mode and full. `None` when told to stop meanwhile.
+fn reserve<'r>(
+    ring: &'r mut Producer,
+    bytes: usize,
+    stop: &impl Fn() -> bool,
+) -> Result<Option<Burst<'r>>, fluxcap_ring::Error> {
+    while ring.info().mode == Mode::Wait && ring.reserve(bytes)?.is_none() {
+        if stop() {
+            return Ok(None);
+        }
+        ring.wait_space(Duration::from_millis(10))?;
+    }
+    ring.reserve(bytes)
+}
+
+impl Tally {
+    /// Adds the burst's figures to the ring's counters, which outlive the process, and to the live ones.
+    fn settle(&self, ring: &mut Producer, live: &CaptureLive) {
+        live.received_bytes.add(self.bytes);
+        live.truncated.add(self.truncated);
+        for (reason, n) in [
+            (DropReason::Filtered, self.filtered),
+            (DropReason::SampledOut, self.sampled_out),
+            (DropReason::Direction, self.direction),
+            (DropReason::Malformed, self.malformed),
+            (DropReason::Oversize, self.oversize),
+            (DropReason::Paused, self.paused),
+        ] {
+            if n != 0 {
+                ring.add_drop(reason, n);
+                live.add_drop(reason, n);
+            }
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! Command line of txd.
+
+use clap::{CommandFactory, Parser, error::ErrorKind};
+use fluxcap_options::{TransmitArgs, TransmitWork, UsageError};
+use fluxcap_proto::v1::TransmitSpec;
+use fluxcap_service::ServiceArgs;
+
+const EXAMPLES: &str = "\
+Examples:
+  txd                                       serve the control API; add transmits with `fluxctl tx add`
+  txd --transmit cisco:eth2                 send what comes into the ring cisco out of eth2, too
+  txd --transmit cisco,dell:eth3            aggregate two rings into one output, in the order of time
+  txd --transmit cisco:eth2 --filter 'udp port 53' --snaplen 256 --ephemeral
+
+A transmit begins with the frames that arrive from now on (--from oldest: with those still in the ring); after a restart
+it goes on where it was. A ring or interface that is missing is waited for. CAP_NET_RAW is all that txd needs.";
+
+/// Transmits shared-memory rings to network interfaces.
+#[derive(Debug, Parser)]
+#[command(name = "txd", version, after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// Directories, logs.
+    #[command(flatten)]
+    pub(crate) service: ServiceArgs,
+
+    /// Transmit RINGS (one, or several with commas) to INTERFACE; may be repeated. It replaces a kept transmit of the same name.
+    #[arg(long, value_name = "RINGS:INTERFACE")]
+    pub(crate) transmit: Vec<String>,
+
+    /// What applies to each --transmit.
+    #[command(flatten)]
+    pub(crate) options: TransmitArgs,
+}
+
+impl Args {
+    /// The transmits named on the command line, each with a name of its own, exiting with a usage error when they make no sense.
+    pub(crate) fn transmits(&self) -> Vec<(String, TransmitSpec)> {
+        let works: Result<Vec<TransmitWork>, UsageError> =
+            self.transmit.iter().map(|text| text.parse()).collect();
+        let specs = works.and_then(|works| {
+            Ok(works
+                .iter()
+                .map(TransmitWork::default_name)
+                .zip(self.options.to_specs(&works)?)
+                .collect())
+        });
+        specs.unwrap_or_else(|error| {
+            Args::command()
+                .error(ErrorKind::ValueValidation, error)
+                .exit()
+        })
+    }
+}

@@ -1,0 +1,142 @@
+//! The data path of a transmit: frames from the rings -> edits -> one burst to the interface -> an outcome for each frame.
+//! Nothing here logs, locks or allocates. The frames are private copies that the ring has vouched for already.
+
+use crate::feed::Feed;
+use crate::merge::{MAX_LANES, Pick};
+use crate::output::Output;
+use crate::stats::TransmitLive;
+use fluxcap_headers::{Edited, Edits, WireFrame};
+use fluxcap_ring::Outcome;
+use fluxcap_socket::{Error, Fate, SendReport};
+
+/// Frames sent at a time.
+pub(crate) const BURST: usize = 64;
+
+const OUTCOMES: usize = Outcome::ALL.len();
+
+/// What a burst came to, for each feed.
+struct Tally {
+    outcomes: [[u16; OUTCOMES]; MAX_LANES],
+    sent_bytes: u64,
+}
+
+impl Tally {
+    fn add(&mut self, feed: usize, outcome: Outcome) {
+        if let (Some(feed), Some(at)) = (
+            self.outcomes.get_mut(feed),
+            Outcome::ALL.iter().position(|o| *o == outcome),
+        ) {
+            feed[at] += 1;
+        }
+    }
+}
+
+/// Edits and sends the picked frames, in order, and settles what became of each.
+/// Returns false when the interface refused to go on; the frames left were settled as its state says.
+pub(crate) fn send(
+    picks: &[Pick],
+    feeds: &mut [Feed],
+    edits: &mut Edits,
+    truncate: bool,
+    output: &mut Output,
+    report: &mut SendReport,
+    live: &TransmitLive,
+) -> bool {
+    let mut tally = Tally {
+        outcomes: [[0; OUTCOMES]; MAX_LANES],
+        sent_bytes: 0,
+    };
+    let mut frames = [WireFrame::new(&[], 0); BURST];
+    let mut owners = [0_usize; BURST];
+    let mut count = 0;
+    for pick in picks.iter().take(BURST) {
+        match edit(pick, feeds, edits, truncate, output, &mut tally) {
+            Ok(frame) => {
+                (frames[count], owners[count]) = (frame, pick.feed);
+                count += 1;
+            }
+            Err(outcome) => tally.add(pick.feed, outcome),
+        }
+    }
+    let mut pieces: [[&[u8]; 3]; BURST] = [[&[]; 3]; BURST];
+    for (pieces, frame) in pieces.iter_mut().zip(&frames[..count]) {
+        *pieces = frame.pieces();
+    }
+    let alive = match output.ready() {
+        Ok(backend) => {
+            let result = backend.send(&pieces[..count], report);
+            (0..count).for_each(|at| tally.add(owners[at], outcome(report.fate(at))));
+            tally.sent_bytes = report.sent_bytes;
+            !matches!(
+                result,
+                Err(Error::LinkDown { .. } | Error::NoInterface { .. })
+            )
+        }
+        Err(unsendable) => {
+            owners[..count]
+                .iter()
+                .for_each(|owner| tally.add(*owner, unsendable));
+            true
+        }
+    };
+    settle(picks, feeds, &tally, live);
+    alive
+}
+
+/// One frame, edited; or how it ended before it could be sent.
+fn edit<'f>(
+    pick: &Pick,
+    feeds: &'f [Feed],
+    edits: &mut Edits,
+    truncate: bool,
+    output: &Output,
+    tally: &mut Tally,
+) -> Result<WireFrame<'f>, Outcome> {
+    let frame = feeds
+        .get(pick.feed)
+        .and_then(|feed| feed.frame(pick.frame))
+        .ok_or(Outcome::Other)?;
+    let mut frame = match edits.apply(WireFrame::new(frame.data, frame.meta.wire_len)) {
+        Edited::Keep(frame) => frame,
+        Edited::Filtered => return Err(Outcome::Filtered),
+        Edited::SampledOut => return Err(Outcome::SampledOut),
+        Edited::Malformed => return Err(Outcome::Malformed),
+    };
+    let longest = output.longest(frame.vlan_count() > 0);
+    if frame.len() > longest {
+        if !truncate {
+            return Err(Outcome::Oversize);
+        }
+        frame.slice(u32::try_from(longest).unwrap_or(u32::MAX));
+        tally.add(pick.feed, Outcome::Truncated);
+    }
+    Ok(frame)
+}
+
+fn outcome(fate: Fate) -> Outcome {
+    match fate {
+        Fate::Sent => Outcome::Sent,
+        Fate::NoBuffer => Outcome::Enobufs,
+        Fate::Oversize => Outcome::Oversize,
+        Fate::Malformed => Outcome::Malformed,
+        Fate::LinkDown => Outcome::LinkDown,
+        Fate::NoInterface => Outcome::NoInterface,
+        Fate::Other => Outcome::Refused,
+    }
+}
+
+/// Adds the burst's figures to the books of each ring and to the live ones.
+fn settle(picks: &[Pick], feeds: &mut [Feed], tally: &Tally, live: &TransmitLive) {
+    live.sent_bytes.add(tally.sent_bytes);
+    for (at, (feed, outcomes)) in feeds.iter_mut().zip(&tally.outcomes).enumerate() {
+        let picked = picks.iter().filter(|pick| pick.feed == at).count();
+        if picked == 0 {
+            continue;
+        }
+        feed.finish(picked);
+        for (outcome, n) in Outcome::ALL.iter().zip(outcomes).filter(|(_, n)| **n != 0) {
+            feed.settle(*outcome, u64::from(*n));
+            live.add_outcome(*outcome, u64::from(*n));
+        }
+    }
+}

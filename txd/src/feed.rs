@@ -1,0 +1,202 @@
+//! One ring of a transmit: found by name, read from where it was left, followed when it is replaced.
+
+use crate::merge::Lane;
+use crate::stats::TransmitLive;
+use fluxcap_proto::v1;
+use fluxcap_ring::{Batch, Consumer, Error, Frame, Outcome, Poll, RingDir, RingName, Start};
+use fluxcap_service::State;
+use std::time::{Duration, Instant};
+
+/// Bytes copied out of a ring at a time. A frame larger than that cannot be: the ring's longest frame is below 1 MiB.
+const BATCH_BYTES: usize = 1 << 20;
+/// Frames copied out of a ring at a time. What a killed txd leaves unknown (sent or not) is at most this much.
+const BATCH_FRAMES: usize = 256;
+/// Time between two looks for a ring that is missing.
+const RETRY: Duration = Duration::from_millis(50);
+
+/// A ring that a transmit reads, there or not.
+#[derive(Debug)]
+pub(crate) struct Feed {
+    name: String,
+    reader: String,
+    /// Where to begin; once the ring was read, at the oldest frame of what takes its place.
+    start: Start,
+    ring: Option<Consumer>,
+    batch: Batch,
+    /// Frames of the batch that are dealt with.
+    done: usize,
+    arrived: Instant,
+    tried: Option<Instant>,
+    /// Epoch of the ring that could not be read: only another one is worth a try.
+    broken: Option<u64>,
+    status: v1::TransmitRingStatus,
+}
+
+impl Feed {
+    /// A feed of ring `name`, in which it is known as `reader`.
+    pub(crate) fn new(name: &str, reader: String, start: Start) -> Feed {
+        Feed {
+            name: name.to_owned(),
+            reader,
+            start,
+            ring: None,
+            batch: Batch::new(BATCH_BYTES, BATCH_FRAMES),
+            done: 0,
+            arrived: Instant::now(),
+            tried: None,
+            broken: None,
+            status: v1::TransmitRingStatus {
+                name: name.to_owned(),
+                ..Default::default()
+            },
+        }
+    }
+
+    /// Name of the ring.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The ring, to wait for its doorbell.
+    pub(crate) fn ring(&self) -> Option<&Consumer> {
+        self.ring.as_ref()
+    }
+
+    /// What is shown, with the figures of this moment.
+    pub(crate) fn status(&mut self) -> v1::TransmitRingStatus {
+        if let Some(ring) = &self.ring {
+            let stats = ring.stats();
+            self.status.lag_frames = stats.lag_frames + self.waiting() as u64;
+            self.status.delivered_frames = stats.delivered;
+            self.status.lapped_frames = stats.lapped;
+        }
+        self.status.clone()
+    }
+
+    /// Whether frames are at hand.
+    pub(crate) fn has_frames(&self) -> bool {
+        self.waiting() > 0
+    }
+
+    fn waiting(&self) -> usize {
+        self.batch.len() - self.done
+    }
+
+    /// A frame of the batch at hand.
+    pub(crate) fn frame(&self, index: usize) -> Option<Frame<'_>> {
+        self.batch.get(index)
+    }
+
+    /// Fetches the next frames when those at hand are dealt with. Opens the ring when that is due.
+    pub(crate) fn fetch(&mut self, rings: &RingDir, live: &TransmitLive) {
+        if self.has_frames() {
+            return;
+        }
+        self.open(rings);
+        let Some(ring) = &mut self.ring else { return };
+        self.done = 0;
+        match ring.poll(&mut self.batch) {
+            Ok(Poll::Frames(frames)) => {
+                self.arrived = Instant::now();
+                live.delivered.add(frames as u64);
+                live.lapped.add(self.batch.lapped());
+            }
+            Ok(Poll::Empty) => {}
+            Ok(Poll::Retired) => {
+                self.close(
+                    State::Waiting,
+                    format!("ring {} was replaced or deleted", self.name),
+                );
+            }
+            Err(error) => {
+                tracing::error!(ring = %self.name, %error, "cannot read the ring");
+                self.broken = Some(self.status.epoch);
+                self.close(
+                    State::Waiting,
+                    format!("{error}; fluxctl ring create {} --replace", self.name),
+                );
+                self.tried = Some(Instant::now());
+            }
+        }
+    }
+
+    /// Takes note that the first `frames` frames at hand are dealt with.
+    pub(crate) fn finish(&mut self, frames: usize) {
+        self.done = (self.done + frames).min(self.batch.len());
+    }
+
+    /// Adds to the ring's books what became of frames.
+    pub(crate) fn settle(&mut self, outcome: Outcome, frames: u64) {
+        if let Some(ring) = &mut self.ring {
+            ring.add_outcome(outcome, frames);
+        }
+    }
+
+    fn open(&mut self, rings: &RingDir) {
+        if self.ring.is_some() || self.tried.is_some_and(|tried| tried.elapsed() < RETRY) {
+            return;
+        }
+        self.tried = Some(Instant::now());
+        let opened = RingName::parse(&self.name)
+            .and_then(|name| Consumer::open(rings, &name, &self.reader, self.start, true));
+        match opened {
+            Ok(ring) if self.broken == Some(ring.info().epoch) => {}
+            Ok(ring) => {
+                self.broken = None;
+                self.status.epoch = ring.info().epoch;
+                tracing::info!(ring = %self.name, epoch = self.status.epoch, reader = %self.reader, "reading ring");
+                // What comes in the place of this ring is all new.
+                self.start = Start::Oldest;
+                self.set_state(State::Running, String::new());
+                self.ring = Some(ring);
+            }
+            Err(Error::NotFound { .. }) => {
+                // Should it come later, then all that is in it came while this transmit was there.
+                self.start = Start::Oldest;
+                let name = &self.name;
+                let advice =
+                    format!("ring {name} does not exist: fluxctl ring create {name} --size 100m");
+                self.set_state(State::Waiting, advice);
+            }
+            Err(error) => self.set_state(State::Waiting, error.to_string()),
+        }
+    }
+
+    fn close(&mut self, state: State, reason: String) {
+        self.ring = None;
+        self.tried = None;
+        self.set_state(state, reason);
+    }
+
+    /// Leaves the ring for good: its reader slot is free again.
+    pub(crate) fn detach(&mut self) {
+        if let Some(ring) = self.ring.take() {
+            ring.detach();
+        }
+    }
+
+    fn set_state(&mut self, state: State, reason: String) {
+        self.status.state = v1::State::from(state).into();
+        self.status.reason = reason;
+    }
+}
+
+impl Lane for Feed {
+    fn timestamp(&self, ahead: usize) -> Option<u64> {
+        self.batch
+            .get(self.done + ahead)
+            .map(|frame| frame.meta.timestamp_ns)
+    }
+
+    fn next(&self) -> usize {
+        self.done
+    }
+
+    fn arrived(&self) -> Instant {
+        self.arrived
+    }
+
+    fn open(&self) -> bool {
+        self.ring.is_some()
+    }
+}

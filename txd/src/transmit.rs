@@ -1,0 +1,325 @@
+//! A transmit as a worker: gets its rings and its interface, runs the data path, waits for what is missing and resumes.
+
+use crate::datapath::{self, BURST};
+use crate::feed::Feed;
+use crate::merge::{MAX_LANES, Pick, pick};
+use crate::output::Output;
+use crate::stats::{Details, TransmitLive};
+use fluxcap_headers::Edits;
+use fluxcap_options::compile_edits;
+use fluxcap_proto::v1::{self, TransmitSpec, start::At};
+use fluxcap_ring::{Observer, RingDir, RingName, Start, wait_any};
+use fluxcap_service::{Job, Refusal, State, Worker};
+use fluxcap_socket::SendReport;
+use std::time::{Duration, Instant};
+
+/// How long a frame is held back for an earlier one from another ring, unless the spec says otherwise.
+const MERGE_WINDOW: Duration = Duration::from_millis(2);
+/// Longest merge window that makes sense: a ring at full rate must hold it.
+const MAX_MERGE_WINDOW_US: u32 = 10_000_000;
+/// Time between two looks at the link and two updates of what is shown.
+const TICK: Duration = Duration::from_millis(20);
+/// Time between two attempts to open an output that is there but cannot be opened.
+const RETRY: Duration = Duration::from_millis(500);
+/// How long a transmit that ends still sends what the rings hold.
+const DRAIN: Duration = Duration::from_millis(500);
+
+/// The work of txd.
+#[derive(Debug)]
+pub(crate) struct TransmitJob {
+    /// Where the rings are.
+    pub(crate) rings: RingDir,
+}
+
+impl Job for TransmitJob {
+    const KIND: &'static str = "transmit";
+    type Spec = TransmitSpec;
+    type Live = TransmitLive;
+
+    fn validate(
+        &self,
+        _name: &str,
+        spec: &TransmitSpec,
+        _others: &[(String, TransmitSpec)],
+    ) -> Result<(), Refusal> {
+        if spec.rings.is_empty() || spec.rings.len() > MAX_LANES {
+            return Err(Refusal::invalid(
+                "rings",
+                format!("name 1 to {MAX_LANES} rings"),
+            ));
+        }
+        for (index, ring) in spec.rings.iter().enumerate() {
+            RingName::parse(ring).map_err(|e| Refusal::invalid("rings", e.to_string()))?;
+            if spec.rings[..index].contains(ring) {
+                return Err(Refusal::invalid("rings", format!("{ring} is named twice")));
+            }
+        }
+        if spec.interface.is_empty()
+            || spec.interface.len() >= 128
+            || spec.interface.contains(['/', ' ', '\0'])
+        {
+            let name = spec.interface.escape_debug();
+            return Err(Refusal::invalid(
+                "interface",
+                format!("\"{name}\" is no interface name"),
+            ));
+        }
+        if !["", "auto", "sendmmsg"].contains(&spec.io.as_str()) {
+            return Err(Refusal::invalid(
+                "io",
+                format!("\"{}\" is no backend; use auto or sendmmsg", spec.io),
+            ));
+        }
+        if spec.merge_window_us > MAX_MERGE_WINDOW_US {
+            return Err(Refusal::invalid("merge_window_us", "must be at most 10 s"));
+        }
+        compile_edits(&spec.edits.clone().unwrap_or_default())
+            .map_err(|e| Refusal::invalid(e.field, e.problem))?;
+        self.refuse_loop(spec)
+    }
+
+    fn run(&self, worker: &Worker<TransmitSpec, TransmitLive>) {
+        match Transmit::new(self, worker) {
+            Ok(mut transmit) => transmit.run(),
+            Err(reason) => worker.set_state(State::Failed, reason),
+        }
+    }
+}
+
+impl TransmitJob {
+    /// A frame that is sent to the interface from which its ring is filled could come back and be sent again, for ever.
+    fn refuse_loop(&self, spec: &TransmitSpec) -> Result<(), Refusal> {
+        if spec.allow_loop {
+            return Ok(());
+        }
+        for ring in &spec.rings {
+            // A ring that is not there yet has no sources; what it gets later is not checked again.
+            let observed =
+                RingName::parse(ring).and_then(|name| Observer::open(&self.rings, &name));
+            let Ok(observer) = observed else { continue };
+            if observer.stats().is_ok_and(|stats| {
+                stats
+                    .sources
+                    .iter()
+                    .any(|source| source.name == spec.interface)
+            }) {
+                return Err(Refusal::Precondition(format!(
+                    "interface {} feeds ring {ring}, so what is sent there could come back in; \
+                     use another interface, or --allow-loop if it cannot",
+                    spec.interface
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A running transmit.
+struct Transmit<'w> {
+    job: &'w TransmitJob,
+    worker: &'w Worker<TransmitSpec, TransmitLive>,
+    generation: u64,
+    spec: TransmitSpec,
+    edits: Edits,
+    window: Duration,
+    feeds: Vec<Feed>,
+    output: Output,
+    report: SendReport,
+    looked: Instant,
+    tried: Instant,
+}
+
+impl<'w> Transmit<'w> {
+    fn new(
+        job: &'w TransmitJob,
+        worker: &'w Worker<TransmitSpec, TransmitLive>,
+    ) -> Result<Transmit<'w>, String> {
+        let (generation, spec) = worker.current();
+        let now = Instant::now();
+        Ok(Transmit {
+            job,
+            worker,
+            generation,
+            edits: edits(&spec)?,
+            window: window(&spec),
+            feeds: feeds(&spec, worker.name()),
+            output: Output::new(&spec).map_err(|e| format!("cannot watch interfaces: {e}"))?,
+            spec: TransmitSpec::clone(&spec),
+            report: SendReport::default(),
+            looked: now,
+            tried: now,
+        })
+    }
+
+    /// Transmits until told to stop.
+    fn run(&mut self) {
+        self.show();
+        while !self.worker.stop_requested() {
+            if self.worker.generation() != self.generation
+                && let Err(reason) = self.take_spec()
+            {
+                return self.worker.set_state(State::Failed, reason);
+            }
+            if !self.turn() {
+                self.sleep();
+            }
+            if self.looked.elapsed() >= TICK {
+                self.look();
+            }
+        }
+        self.finish();
+    }
+
+    /// One turn of the data path: fetch, merge, send. False when there was nothing to send.
+    fn turn(&mut self) -> bool {
+        for feed in &mut self.feeds {
+            feed.fetch(&self.job.rings, self.worker.live());
+        }
+        self.send()
+    }
+
+    /// Sends what is due of the frames at hand. False when there was nothing.
+    fn send(&mut self) -> bool {
+        let live = self.worker.live();
+        let mut picks = [Pick::default(); BURST];
+        let count = pick(&self.feeds, self.window, Instant::now(), &mut picks);
+        if count == 0 {
+            return false;
+        }
+        let truncate = self.spec.oversize() == v1::OversizePolicy::Truncate;
+        let picks = &picks[..count];
+        if !datapath::send(
+            picks,
+            &mut self.feeds,
+            &mut self.edits,
+            truncate,
+            &mut self.output,
+            &mut self.report,
+            live,
+        ) {
+            self.look();
+        }
+        true
+    }
+
+    /// Sleeps until a ring rings, or a frame that is held back is due, or it is time to look around.
+    fn sleep(&self) {
+        let held_back = self.feeds.iter().any(Feed::has_frames);
+        let timeout = if held_back {
+            self.window.min(Duration::from_millis(1))
+        } else {
+            TICK / 2
+        };
+        let mut open = self.feeds.iter().filter_map(Feed::ring);
+        let Some(first) = open.next() else {
+            return std::thread::sleep(timeout);
+        };
+        let mut rings = [first; MAX_LANES];
+        let count = 1 + rings[1..]
+            .iter_mut()
+            .zip(open)
+            .map(|(slot, ring)| *slot = ring)
+            .count();
+        if wait_any(&rings[..count], timeout).is_err() {
+            std::thread::sleep(timeout); // the ring is broken: the next look at it says so
+        }
+    }
+
+    /// Follows the link and shows how things are.
+    fn look(&mut self) {
+        self.looked = Instant::now();
+        self.output.follow();
+        if self.output.reason().is_some() && self.tried.elapsed() >= RETRY {
+            self.tried = self.looked;
+            self.output.find();
+        }
+        self.show();
+    }
+
+    fn show(&mut self) {
+        let rings: Vec<_> = self.feeds.iter_mut().map(Feed::status).collect();
+        let mut reasons: Vec<String> = self.output.reason().into_iter().collect();
+        reasons.extend(
+            rings
+                .iter()
+                .map(|ring| ring.reason.clone())
+                .filter(|reason| !reason.is_empty()),
+        );
+        let state = if reasons.is_empty() {
+            State::Running
+        } else {
+            State::Waiting
+        };
+        self.worker.set_state(state, reasons.join("; "));
+        let (io, output) = (self.output.io(), self.output.index_and_mtu());
+        self.worker
+            .live()
+            .set_details(Details { io, output, rings });
+    }
+
+    /// A changed spec: what can be taken over on the fly is; other rings or another interface begin anew.
+    fn take_spec(&mut self) -> Result<(), String> {
+        let (generation, spec) = self.worker.current();
+        self.generation = generation;
+        self.send_rest();
+        self.edits = edits(&spec)?;
+        self.window = window(&spec);
+        if spec.rings != self.spec.rings {
+            let mut old = std::mem::take(&mut self.feeds);
+            for feed in feeds(&spec, self.worker.name()) {
+                let known = old.iter().position(|old| old.name() == feed.name());
+                self.feeds
+                    .push(known.map_or(feed, |at| old.swap_remove(at)));
+            }
+            old.iter_mut().for_each(Feed::detach);
+        }
+        if spec.interface != self.spec.interface || spec.qdisc_bypass != self.spec.qdisc_bypass {
+            self.output =
+                Output::new(&spec).map_err(|e| format!("cannot watch interfaces: {e}"))?;
+        }
+        self.spec = TransmitSpec::clone(&spec);
+        self.show();
+        Ok(())
+    }
+
+    /// Sends the frames at hand, whether or not an earlier one may come: they are out of their rings and must be accounted for.
+    fn send_rest(&mut self) {
+        self.window = Duration::ZERO;
+        while self.send() {}
+    }
+
+    /// The end: sends what the rings still hold, bounded in time. Deleted, it gives its places in the rings back; otherwise
+    /// they stay, so that the next txd goes on from there.
+    fn finish(&mut self) {
+        let end = Instant::now() + DRAIN;
+        while Instant::now() < end && self.turn() {}
+        self.send_rest();
+        if self.worker.deleting() {
+            self.feeds.iter_mut().for_each(Feed::detach);
+        }
+    }
+}
+
+fn edits(spec: &TransmitSpec) -> Result<Edits, String> {
+    compile_edits(&spec.edits.clone().unwrap_or_default()).map_err(|e| e.to_string())
+}
+
+fn window(spec: &TransmitSpec) -> Duration {
+    match spec.merge_window_us {
+        0 => MERGE_WINDOW,
+        us => Duration::from_micros(us.into()),
+    }
+}
+
+fn feeds(spec: &TransmitSpec, name: &str) -> Vec<Feed> {
+    let start = match spec.start.and_then(|start| start.at) {
+        None | Some(At::Newest(_)) => Start::Newest,
+        Some(At::Oldest(_)) => Start::Oldest,
+        Some(At::Seq(seq)) => Start::Seq(seq),
+        Some(At::TimeNs(time)) => Start::Time(time),
+    };
+    spec.rings
+        .iter()
+        .map(|ring| Feed::new(ring, format!("txd {name}"), start))
+        .collect()
+}
