@@ -14,6 +14,16 @@ pub enum Error {
         /// What to do next.
         advice: &'static str,
     },
+    /// The expression is so long that compiling it would take seconds or minutes.
+    #[error(
+        "filter of {bytes} bytes: at most {limit} are taken; use networks instead of single hosts, or ranges of ports"
+    )]
+    TooLong {
+        /// Length of the text.
+        bytes: usize,
+        /// The longest that is taken.
+        limit: usize,
+    },
     /// The expression asks for something that is not in a frame, such as its direction.
     #[error("filter {expression:?} looks at data outside of the frame; {advice}")]
     OutsideFrame {
