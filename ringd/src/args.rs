@@ -134,7 +134,6 @@ mod tests {
             "Cisco:1m",
             "a:64KB",
             "a/b:1m",
-            "shm:64m",
         ] {
             assert!(text.parse::<WantedRing>().is_err(), "{text}");
         }
