@@ -29,6 +29,10 @@ impl Dirs {
         Dirs(tempfile::tempdir().expect("temporary directory"))
     }
 
+    pub(crate) fn root(&self) -> &Path {
+        self.0.path()
+    }
+
     pub(crate) fn rings(&self) -> PathBuf {
         self.0.path().join("rings")
     }
@@ -188,9 +192,13 @@ impl<'a> Ringd<'a> {
         kill(pid, signal).expect("signal");
     }
 
-    /// Waits for the end after a signal.
-    pub(crate) async fn end(mut self, signal: Signal) -> ExitStatus {
+    pub(crate) async fn end(self, signal: Signal) -> ExitStatus {
         self.signal(signal);
+        self.ended().await
+    }
+
+    /// Waits for the end after a signal.
+    pub(crate) async fn ended(mut self) -> ExitStatus {
         let end = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait().expect("wait for ringd") {
