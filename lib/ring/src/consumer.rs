@@ -17,10 +17,10 @@ use crate::memory::shared::Shared;
 use crate::name::{RingDir, RingName};
 use crate::observe::{self, ReaderStats};
 use crate::protocol::{
-    Copied, DATA_BELL, Kind, Parsed, Reader, SPACE_BELL, Slept, Word, ledger_at,
+    Account, Copied, DATA_BELL, Kind, Parsed, Reader, SPACE_BELL, Slept, Word, ledger_at,
 };
 use crate::reasons::Outcome;
-use crate::slots::{self, Account, Claim, Slot};
+use crate::slots::{self, Claim, Slot};
 use crate::sources;
 use crate::start::{self, Start};
 
@@ -92,7 +92,7 @@ impl Consumer {
             info,
             readers_file,
         } = opened;
-        let claim = slots::claim(&shared.readers, &readers_file, name, label, resume)?;
+        let claim = slots::claim(&shared, &readers_file, name, label, resume)?;
         let mut consumer = Self {
             reader: Reader::new(header.geometry(), header.base_pos, 1),
             shared,
@@ -133,7 +133,7 @@ impl Consumer {
             next_seq,
             ..Account::default()
         };
-        slots::register(&self.shared.readers, self.slot, label, &self.account);
+        slots::register(&self.shared, self.slot, label, &self.account);
         Some(())
     }
 
@@ -171,7 +171,7 @@ impl Consumer {
     }
 
     fn slot(&self) -> Slot<'_> {
-        Slot::new(&self.shared.readers, self.slot)
+        Slot::new(&self.shared, self.slot)
     }
 
     /// What the ring is.
@@ -400,7 +400,7 @@ impl Consumer {
     /// The counters of this consumer.
     pub fn stats(&self) -> ReaderStats {
         let ledger = ledger_at(self.shared.as_ref()).unwrap_or_default();
-        observe::reader_stats(&self.shared.readers, self.slot, true, &ledger)
+        observe::reader_stats(&self.shared, self.slot, true, &ledger)
     }
 
     /// Name of a source, none when there is no such source.

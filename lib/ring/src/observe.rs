@@ -6,7 +6,6 @@ use std::sync::Arc;
 use crate::error::Error;
 use crate::files::{self, Access, Opened, RingInfo};
 use crate::layout::{LABEL_MAX, SLOTS, data};
-use crate::memory::mapping::Mapping;
 use crate::memory::shared::Shared;
 use crate::name::{RingDir, RingName};
 use crate::producer::drop_at;
@@ -155,7 +154,7 @@ impl Observer {
     /// [`Error::Io`] when the kernel cannot be asked who lives.
     pub fn stats(&self) -> Result<RingStats, Error> {
         let (map, shared) = (&self.shared.data, self.shared.as_ref());
-        let used = |&index: &usize| Slot::new(&self.shared.readers, index).used();
+        let used = |&index: &usize| Slot::new(&self.shared, index).used();
         let slots: Vec<_> = (0..SLOTS)
             .filter(used)
             .map(|i| (i, self.reader(i)))
@@ -188,7 +187,7 @@ impl Observer {
 
     fn reader(&self, index: usize) -> (ReaderStats, u64) {
         let live = slots::lives(&self.readers_file, index);
-        read_slot(&self.shared.readers, index, live)
+        read_slot(&self.shared, index, live)
     }
 
     fn producer(&self) -> Result<Option<ProducerInfo>, Error> {
@@ -206,17 +205,17 @@ impl Observer {
 
 /// The counters in one slot, with the lag against `ledger`.
 pub(crate) fn reader_stats(
-    map: &Mapping,
+    shared: &Shared,
     index: usize,
     live: bool,
     ledger: &Ledger,
 ) -> ReaderStats {
-    lag(read_slot(map, index, live), ledger)
+    lag(read_slot(shared, index, live), ledger)
 }
 
 /// The counters in one slot, and its position.
-fn read_slot(map: &Mapping, index: usize, live: bool) -> (ReaderStats, u64) {
-    let slot = Slot::new(map, index);
+fn read_slot(shared: &Shared, index: usize, live: bool) -> (ReaderStats, u64) {
+    let slot = Slot::new(shared, index);
     let account = slot.account();
     let stats = ReaderStats {
         slot: index,

@@ -202,7 +202,7 @@ impl Producer {
         let here = self.writer.published().pos;
         let mut most_behind = 0;
         for index in 0..SLOTS {
-            let slot = Slot::new(&self.shared.readers, index);
+            let slot = Slot::new(&self.shared, index);
             if !slot.used() {
                 continue;
             }

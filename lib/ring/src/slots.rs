@@ -4,20 +4,21 @@
 //! one page: 0 used | 8 pid | 16 attach_seq | 24 attached ns | 64 label | 128 turn
 //!           192 account 0 | 256 account 1 | 512 outcomes
 //! ```
-//! A consumer's position and counters change together: it writes the account that is not in use and then
-//! moves `turn` (SYNC S), so that a consumer killed anywhere leaves numbers that add up.
+//! The two accounts are used in turn, see [`Account`](crate::protocol::Account).
 
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::Ordering;
 
 use crate::error::{Error, IoContext};
 use crate::files;
 use crate::layout::{LABEL_MAX, PAGE, SLOTS, readers};
 use crate::memory::lock;
 use crate::memory::mapping::Mapping;
+use crate::memory::shared::Shared;
 use crate::name::RingName;
+use crate::protocol::Account;
 use crate::reasons::Outcome;
 
 const USED: u64 = 0;
@@ -30,31 +31,38 @@ const ACCOUNTS: u64 = 192;
 const OUTCOMES: u64 = 512;
 const _: () = assert!(OUTCOMES + 8 * 64 <= PAGE);
 
-/// Where a consumer is and what it has counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Account {
-    pub(crate) pos: u64,
-    pub(crate) next_seq: u64,
-    pub(crate) delivered: u64,
-    pub(crate) delivered_bytes: u64,
-    pub(crate) lapped: u64,
-    pub(crate) corrupt: u64,
-    pub(crate) skipped: u64,
+/// Byte offset of a slot's page.
+fn slot_at(slot: usize) -> u64 {
+    readers::SLOTS_AT + PAGE * slot as u64
+}
+
+/// Byte offset of the turn of a slot.
+pub(crate) fn turn_at(slot: usize) -> u64 {
+    slot_at(slot) + TURN
+}
+
+/// Byte offset of the two accounts of a slot.
+pub(crate) fn accounts_at(slot: usize) -> u64 {
+    slot_at(slot) + ACCOUNTS
 }
 
 /// One slot of the readers file.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Slot<'a> {
+    shared: &'a Shared,
     map: &'a Mapping,
+    index: usize,
     at: u64,
 }
 
 impl<'a> Slot<'a> {
     /// Slot `index`, below [`SLOTS`].
-    pub(crate) fn new(map: &'a Mapping, index: usize) -> Self {
+    pub(crate) fn new(shared: &'a Shared, index: usize) -> Self {
         Self {
-            map,
-            at: readers::SLOTS_AT + PAGE * index as u64,
+            shared,
+            map: &shared.readers,
+            index,
+            at: slot_at(index),
         }
     }
 
@@ -88,53 +96,14 @@ impl<'a> Slot<'a> {
             .bump(self.at + OUTCOMES + 8 * outcome.index() as u64, count);
     }
 
-    fn account_at(&self, turn: u64) -> u64 {
-        self.at + ACCOUNTS + 64 * (turn & 1)
-    }
-
     /// A consistent account, also while its owner works.
     pub(crate) fn account(&self) -> Account {
-        let mut account = Account::default();
-        // Its owner writes once in a poll; more attempts mean that somebody scribbles.
-        for _ in 0..1000 {
-            let turn = self.map.word(self.at + TURN).load(Ordering::Acquire); // SYNC S
-            let field = |i: u64| self.map.get(self.account_at(turn) + 8 * i);
-            account = Account {
-                pos: field(0),
-                next_seq: field(1),
-                delivered: field(2),
-                delivered_bytes: field(3),
-                lapped: field(4),
-                corrupt: field(5),
-                skipped: field(6),
-            };
-            fence(Ordering::Acquire);
-            if self.map.get(self.at + TURN) == turn {
-                break;
-            }
-        }
-        account
+        Account::load(self.shared, self.index)
     }
 
     /// Replaces the account; only its owner may.
     pub(crate) fn set_account(&self, account: &Account) {
-        let turn = self.map.get(self.at + TURN).wrapping_add(1);
-        // The turn stored last time must be visible before the other account is overwritten.
-        fence(Ordering::Release); // SYNC S
-        let fields = [
-            account.pos,
-            account.next_seq,
-            account.delivered,
-            account.delivered_bytes,
-            account.lapped,
-            account.corrupt,
-            account.skipped,
-        ];
-        for (i, value) in (0u64..).zip(fields) {
-            self.map.set(self.account_at(turn) + 8 * i, value);
-        }
-        // Also tells a producer that waits for space: what is behind `pos` has been copied.
-        self.map.word(self.at + TURN).store(turn, Ordering::Release); // SYNC S, SYNC E
+        account.store(self.shared, self.index);
     }
 
     /// Makes the slot that of a new consumer.
@@ -183,32 +152,32 @@ pub(crate) struct Claim {
 /// Finds a slot for a consumer: its own from an earlier life, else a free one, else that of
 /// the consumer that is dead for longest.
 pub(crate) fn claim(
-    map: &Mapping,
+    shared: &Shared,
     file: &File,
     name: &RingName,
     label: &str,
     resume: bool,
 ) -> Result<Claim, Error> {
     let own = |slot: &Slot<'_>| slot.used() && slot.label() == label;
-    if let Some(index) = take(map, file, name, 0..SLOTS, own)? {
+    if let Some(index) = take(shared, file, name, 0..SLOTS, own)? {
         if !resume {
-            Slot::new(map, index).free();
+            Slot::new(shared, index).free();
         }
         return Ok(Claim {
             index,
             resumed: resume,
         });
     }
-    if let Some(index) = take(map, file, name, 0..SLOTS, |slot| !slot.used())? {
+    if let Some(index) = take(shared, file, name, 0..SLOTS, |slot| !slot.used())? {
         return Ok(Claim {
             index,
             resumed: false,
         });
     }
     let mut by_age: Vec<usize> = (0..SLOTS).collect();
-    by_age.sort_by_key(|&index| Slot::new(map, index).attached_ns());
-    if let Some(index) = take(map, file, name, by_age, |slot| slot.used())? {
-        Slot::new(map, index).free();
+    by_age.sort_by_key(|&index| Slot::new(shared, index).attached_ns());
+    if let Some(index) = take(shared, file, name, by_age, |slot| slot.used())? {
+        Slot::new(shared, index).free();
         return Ok(Claim {
             index,
             resumed: false,
@@ -222,7 +191,7 @@ pub(crate) fn claim(
 
 /// Locks the first slot that `fits` and that no live consumer holds.
 fn take(
-    map: &Mapping,
+    shared: &Shared,
     file: &File,
     name: &RingName,
     order: impl IntoIterator<Item = usize>,
@@ -230,7 +199,7 @@ fn take(
 ) -> Result<Option<usize>, Error> {
     let path = Path::new(name.as_str());
     for index in order {
-        let slot = Slot::new(map, index);
+        let slot = Slot::new(shared, index);
         let byte = lock::SLOT_0 + index as u64;
         if !fits(&slot) || !lock::try_lock(file.as_fd(), byte).at("lock a slot of ring", path)? {
             continue;
@@ -245,8 +214,8 @@ fn take(
 }
 
 /// Begins a new consumer's life in a claimed slot.
-pub(crate) fn register(map: &Mapping, index: usize, label: &str, account: &Account) {
-    Slot::new(map, index).register(label, account);
+pub(crate) fn register(shared: &Shared, index: usize, label: &str, account: &Account) {
+    Slot::new(shared, index).register(label, account);
 }
 
 /// Whether a live consumer of another descriptor than `file` holds slot `index`.

@@ -196,7 +196,9 @@ impl SourceCounters {
     /// Notes an interface and a figure from its own frame counter, to find out after a pause what was missed.
     pub fn set_interface_count(&self, ifindex: u32, frames: u64) {
         let entry = at(usize::from(self.index));
-        self.shared.data.set(entry + INTERFACE_INDEX, u64::from(ifindex));
+        self.shared
+            .data
+            .set(entry + INTERFACE_INDEX, u64::from(ifindex));
         self.shared.data.set(entry + INTERFACE_COUNT, frames);
     }
 

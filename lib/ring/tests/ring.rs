@@ -48,7 +48,9 @@ fn publish(producer: &mut Producer, n: u64) {
 }
 
 fn frame(n: u64) -> Vec<u8> {
-    (0..(n * 37 % 300)).map(|i| (n + i) as u8).collect()
+    (0..(n * 37 % 300))
+        .map(|i| (n + i).to_le_bytes()[0])
+        .collect()
 }
 
 #[test]

@@ -9,6 +9,7 @@ use rustix::thread::futex;
 use super::mapping::Mapping;
 use crate::layout::{data, readers};
 use crate::protocol::{Fence, Slept, Word, Words};
+use crate::slots;
 
 /// Both files of one ring.
 #[derive(Debug)]
@@ -29,6 +30,10 @@ impl Shared {
             Word::Wake => (&self.data, data::WAKE),
             Word::Waiting => (&self.readers, readers::WAITING),
             Word::SpaceWake => (&self.readers, readers::SPACE_WAKE),
+            Word::Turn(slot) => (&self.readers, slots::turn_at(slot)),
+            Word::Account { slot, index } => {
+                (&self.readers, slots::accounts_at(slot) + 8 * index as u64)
+            }
             Word::SpaceWaiting => (&self.readers, readers::SPACE_WAITING),
         }
     }

@@ -11,6 +11,8 @@ use super::{Geometry, Writer};
 #[derive(Debug)]
 pub struct HeapWords {
     words: [AtomicU64; 16],
+    /// Turn and accounts of slot 0, the only one there is.
+    slot: [AtomicU64; 17],
     sync: Vec<AtomicU64>,
     data: Vec<AtomicU64>,
 }
@@ -21,6 +23,7 @@ impl HeapWords {
         let zeroed = |n: u64| (0..n).map(|_| AtomicU64::new(0)).collect();
         let heap = Self {
             words: Default::default(),
+            slot: Default::default(),
             sync: zeroed(geometry.blocks()),
             data: zeroed(geometry.capacity / 8),
         };
@@ -42,6 +45,8 @@ impl HeapWords {
             Word::Waiting => self.words.get(3),
             Word::SpaceWake => self.words.get(4),
             Word::SpaceWaiting => self.words.get(5),
+            Word::Turn(_) => self.slot.get(16),
+            Word::Account { index, .. } => self.slot.get(index),
             Word::Ledger(i) => self.words.get(8 + i),
             Word::Sync(block) => self.sync.get(usize::try_from(block).ok()?),
         }

@@ -5,6 +5,7 @@
 //! in `tests/loom.rs`. It is public for these tests; programs use [`Producer`](crate::Producer) and
 //! [`Consumer`](crate::Consumer).
 
+mod account;
 mod doorbell;
 mod heap;
 mod reader;
@@ -12,6 +13,7 @@ mod record;
 mod words;
 mod writer;
 
+pub use account::Account;
 pub(crate) use doorbell::NAP;
 pub use doorbell::{Bell, DATA_BELL, SPACE_BELL};
 pub use heap::HeapWords;

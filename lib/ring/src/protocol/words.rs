@@ -23,6 +23,15 @@ pub enum Word {
     SpaceWake,
     /// Not 0 when the producer sleeps or is about to.
     SpaceWaiting,
+    /// Which of its two accounts a consumer uses: even or odd.
+    Turn(usize),
+    /// A word of the two accounts, see [`Account`](super::Account): index 0 to 6 and 8 to 14.
+    Account {
+        /// The consumer's slot.
+        slot: usize,
+        /// The word.
+        index: usize,
+    },
 }
 
 /// A place where the protocol needs a fence; the other half of each pair carries the same label.
@@ -32,6 +41,10 @@ pub enum Fence {
     ReserveBeforeData,
     /// SYNC A, reader: every byte is copied before `reserve` is looked at again.
     DataBeforeReserve,
+    /// SYNC S, writer: the last turn is visible before the other account is overwritten.
+    TurnBeforeAccount,
+    /// SYNC S, reader: the account is copied before the turn is looked at again.
+    AccountBeforeTurn,
     /// SYNC C, ringer: the work is visible before it looks whether somebody waits.
     WorkBeforeWaiting,
     /// SYNC C, sleeper: `waiting` is visible before it looks for work again.
@@ -42,8 +55,8 @@ impl Fence {
     /// How strong the fence must be.
     pub fn ordering(self) -> Ordering {
         match self {
-            Self::ReserveBeforeData => Ordering::Release,
-            Self::DataBeforeReserve => Ordering::Acquire,
+            Self::ReserveBeforeData | Self::TurnBeforeAccount => Ordering::Release,
+            Self::DataBeforeReserve | Self::AccountBeforeTurn => Ordering::Acquire,
             Self::WorkBeforeWaiting | Self::WaitingBeforeWork => Ordering::SeqCst,
         }
     }

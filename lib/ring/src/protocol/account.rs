@@ -1,0 +1,98 @@
+//! Where a consumer is and what it has counted, kept consistent in shared memory.
+//!
+//! Position and counters change together: a consumer writes the account that is not in use and then moves
+//! `turn` (SYNC S), so that one killed anywhere leaves numbers that add up, and whoever looks on gets all
+//! of them from the same instant.
+
+use std::sync::atomic::Ordering;
+
+use super::words::{Fence, Word, Words};
+
+/// What a consumer notes after each batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Account {
+    /// Position of the next record.
+    pub pos: u64,
+    /// Number of the next frame.
+    pub next_seq: u64,
+    /// Frames given out.
+    pub delivered: u64,
+    /// Bytes of these frames.
+    pub delivered_bytes: u64,
+    /// Frames lost to laps.
+    pub lapped: u64,
+    /// Frames lost to corruption.
+    pub corrupt: u64,
+    /// Frames passed over on request.
+    pub skipped: u64,
+}
+
+/// Words of one account.
+const FIELDS: usize = 7;
+
+impl Account {
+    fn word(slot: usize, turn: u64, field: usize) -> Word {
+        let entry = if turn & 1 == 0 { 0 } else { 8 };
+        Word::Account {
+            slot,
+            index: entry + field,
+        }
+    }
+
+    /// A consistent account of `slot`, also while its owner works.
+    pub fn load<W: Words>(words: &W, slot: usize) -> Self {
+        let mut copy = [0; FIELDS];
+        // Its owner writes once in a poll; more attempts mean that somebody scribbles.
+        for _ in 0..1000 {
+            // SYNC S, and SYNC E: what lies behind `pos` has been copied.
+            let turn = words.load(Word::Turn(slot), Ordering::Acquire);
+            for (field, value) in copy.iter_mut().enumerate() {
+                *value = words.load(Self::word(slot, turn, field), Ordering::Relaxed);
+            }
+            words.fence(Fence::AccountBeforeTurn); // SYNC S
+            if words.load(Word::Turn(slot), Ordering::Relaxed) == turn {
+                break;
+            }
+        }
+        let [
+            pos,
+            next_seq,
+            delivered,
+            delivered_bytes,
+            lapped,
+            corrupt,
+            skipped,
+        ] = copy;
+        Self {
+            pos,
+            next_seq,
+            delivered,
+            delivered_bytes,
+            lapped,
+            corrupt,
+            skipped,
+        }
+    }
+
+    /// Replaces the account of `slot`; only its owner may.
+    pub fn store<W: Words>(&self, words: &W, slot: usize) {
+        let turn = words
+            .load(Word::Turn(slot), Ordering::Relaxed)
+            .wrapping_add(1);
+        // The turn stored last time is visible before the other account is overwritten.
+        words.fence(Fence::TurnBeforeAccount); // SYNC S
+        let fields = [
+            self.pos,
+            self.next_seq,
+            self.delivered,
+            self.delivered_bytes,
+            self.lapped,
+            self.corrupt,
+            self.skipped,
+        ];
+        for (field, value) in fields.into_iter().enumerate() {
+            words.store(Self::word(slot, turn, field), value, Ordering::Relaxed);
+        }
+        words.store(Word::Turn(slot), turn, Ordering::Release); // SYNC S, SYNC E
+    }
+}
