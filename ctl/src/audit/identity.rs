@@ -1,0 +1,268 @@
+//! The accounting identity, stage by stage.
+
+use fluxcap_ring::{Outcome, ReaderStats, RingStats, SourceStats};
+use serde::Serialize;
+
+/// Frames that may be between two counters of a running process: a burst or a batch.
+const IN_HAND: u64 = 65_536;
+/// Frames that may lie in the kernel's buffer of one interface: 1 GiB of the shortest.
+const IN_KERNEL: u64 = 1 << 24;
+
+/// Whether frames can be in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Moment {
+    /// Nothing has moved for a while.
+    Still,
+    /// Traffic flows.
+    Moving,
+}
+
+/// What is said of a stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Verdict {
+    /// Every frame is accounted for.
+    Ok,
+    /// Not zero, but no more than can be on the way.
+    InFlight,
+    /// Not zero, and the note says why that is no riddle.
+    Explained,
+    /// Frames are missing, or too many.
+    Failed,
+}
+
+impl Verdict {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Verdict::Ok => "ok",
+            Verdict::InFlight => "in flight",
+            Verdict::Explained => "explained",
+            Verdict::Failed => "FAILED",
+        }
+    }
+}
+
+/// One stage: `residual = upstream - downstream - drops`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Line {
+    pub(super) stage: &'static str,
+    pub(super) ring: String,
+    /// The interface or the reader, or "all sources".
+    pub(super) object: String,
+    pub(super) upstream: u64,
+    pub(super) downstream: u64,
+    pub(super) drops: u64,
+    /// Saturated.
+    pub(super) residual: i64,
+    /// The largest residual that can be in flight now.
+    pub(super) bound: u64,
+    pub(super) verdict: Verdict,
+    pub(super) note: String,
+}
+
+/// What one stage is judged by.
+struct Sum {
+    stage: &'static str,
+    object: String,
+    /// From the second look.
+    upstream: u64,
+    /// From the first look.
+    downstream: u64,
+    drops: u64,
+    /// The largest residual while traffic flows.
+    bound: u64,
+    /// A reason for a residual that is no defect; empty when there is none.
+    excuse: String,
+}
+
+impl Sum {
+    fn line(self, ring: &str, moment: Moment) -> Line {
+        let residual =
+            i128::from(self.upstream) - i128::from(self.downstream) - i128::from(self.drops);
+        let limit = if residual < 0 { i64::MIN } else { i64::MAX };
+        let residual = i64::try_from(residual).unwrap_or(limit);
+        let bound = if moment == Moment::Moving {
+            self.bound
+        } else {
+            0
+        };
+        let verdict = match residual {
+            0 => Verdict::Ok,
+            _ if residual > 0 && residual.unsigned_abs() <= bound => Verdict::InFlight,
+            _ if !self.excuse.is_empty() && residual.unsigned_abs() <= self.bound => {
+                Verdict::Explained
+            }
+            _ => Verdict::Failed,
+        };
+        Line {
+            stage: self.stage,
+            ring: ring.to_owned(),
+            object: self.object,
+            upstream: self.upstream,
+            downstream: self.downstream,
+            drops: self.drops,
+            residual,
+            bound,
+            verdict,
+            note: if verdict == Verdict::Explained {
+                self.excuse
+            } else {
+                String::new()
+            },
+        }
+    }
+}
+
+/// All stages of a ring from two looks at it, `a` before `b`.
+pub(super) fn lines(a: &RingStats, b: &RingStats, moment: Moment) -> Vec<Line> {
+    // A ring that was replaced in between is a new account.
+    let a = if a.info.epoch == b.info.epoch { a } else { b };
+    let mut sums: Vec<Sum> = b.sources.iter().filter_map(kernel).collect();
+    if !b.sources.is_empty() {
+        sums.push(producer(a, b));
+        sums.push(published(a, b));
+    }
+    for reader in &b.readers {
+        let earlier = a
+            .readers
+            .iter()
+            .find(|other| same_reader(other, reader))
+            .unwrap_or(reader);
+        sums.push(passed(earlier, reader, b));
+        sums.push(outcomes(earlier, reader));
+    }
+    let ring = b.info.name.to_string();
+    sums.into_iter()
+        .map(|sum| sum.line(&ring, moment))
+        .collect()
+}
+
+/// I1: frames that the kernel took in = received + kernel drops. The producer takes all three at the same time.
+fn kernel(source: &SourceStats) -> Option<Sum> {
+    // A source that is no socket has no such counters.
+    let counted = source.kernel_frames > 0 || source.kernel_drops > 0;
+    counted.then(|| Sum {
+        stage: "I1 kernel",
+        object: source.name.clone(),
+        upstream: source.kernel_frames,
+        downstream: source.received_at_read,
+        drops: source.kernel_drops,
+        bound: IN_KERNEL,
+        excuse: match source.uncertain {
+            0 => String::new(),
+            times => format!(
+                "a producer was killed {times} times: its last kernel counters are not known"
+            ),
+        },
+    })
+}
+
+/// I2: received = published + drops by reason.
+fn producer(a: &RingStats, b: &RingStats) -> Sum {
+    Sum {
+        stage: "I2 rxd",
+        object: "all sources".to_owned(),
+        upstream: received(b),
+        downstream: published_by_sources(a),
+        drops: total(a.drops.iter().map(|(_, frames)| *frames)),
+        bound: IN_HAND.saturating_add(moved(a, b)),
+        excuse: producer_gone(b),
+    }
+}
+
+/// I3: published by the sources = sequence numbers given out.
+fn published(a: &RingStats, b: &RingStats) -> Sum {
+    Sum {
+        stage: "I3 ring",
+        object: "all sources".to_owned(),
+        upstream: published_by_sources(b),
+        downstream: a.published_frames,
+        drops: 0,
+        bound: IN_HAND.saturating_add(moved(a, b)),
+        excuse: producer_gone(b),
+    }
+}
+
+/// I4: frames passed by a reader = delivered + lapped + corrupt + skipped.
+fn passed(earlier: &ReaderStats, reader: &ReaderStats, ring: &RingStats) -> Sum {
+    // A reader ahead of the ring was given frames that were never published: so many too many.
+    let end = reader.next_seq.min(ring.last_seq.saturating_add(1));
+    Sum {
+        stage: "I4 reader",
+        object: reader.label.clone(),
+        upstream: end.saturating_sub(reader.attach_seq),
+        downstream: earlier.delivered,
+        drops: total([earlier.lapped, earlier.corrupt, earlier.skipped]),
+        bound: reader.next_seq.saturating_sub(earlier.next_seq),
+        excuse: String::new(),
+    }
+}
+
+/// I5: delivered = sent or written + drops by outcome.
+fn outcomes(earlier: &ReaderStats, reader: &ReaderStats) -> Sum {
+    let arrived = |outcome: &Outcome| matches!(outcome, Outcome::Sent | Outcome::Written);
+    let terminal = || {
+        earlier
+            .outcomes
+            .iter()
+            .filter(|(outcome, _)| outcome.is_terminal())
+    };
+    Sum {
+        stage: "I5 output",
+        object: reader.label.clone(),
+        upstream: reader.delivered,
+        downstream: total(
+            terminal()
+                .filter(|(outcome, _)| arrived(outcome))
+                .map(|(_, frames)| *frames),
+        ),
+        drops: total(
+            terminal()
+                .filter(|(outcome, _)| !arrived(outcome))
+                .map(|(_, frames)| *frames),
+        ),
+        bound: IN_HAND.saturating_add(reader.delivered.saturating_sub(earlier.delivered)),
+        excuse: match reader.live {
+            true => String::new(),
+            false => {
+                "the reader is gone; what it had in hand is counted when it resumes".to_owned()
+            }
+        },
+    }
+}
+
+fn total(counts: impl IntoIterator<Item = u64>) -> u64 {
+    counts.into_iter().fold(0, u64::saturating_add)
+}
+
+fn received(stats: &RingStats) -> u64 {
+    total(stats.sources.iter().map(|source| source.received))
+}
+
+fn published_by_sources(stats: &RingStats) -> u64 {
+    total(stats.sources.iter().map(|source| source.published))
+}
+
+/// Frames that came in between two looks.
+fn moved(a: &RingStats, b: &RingStats) -> u64 {
+    let arrived = received(b).saturating_sub(received(a));
+    arrived.max(b.published_frames.saturating_sub(a.published_frames))
+}
+
+fn producer_gone(stats: &RingStats) -> String {
+    match stats
+        .producer
+        .as_ref()
+        .is_some_and(|producer| producer.live)
+    {
+        true => String::new(),
+        false => {
+            "the producer is gone; what it had in hand is counted when the next one takes over"
+                .to_owned()
+        }
+    }
+}
+
+fn same_reader(a: &ReaderStats, b: &ReaderStats) -> bool {
+    (a.slot, &a.label, a.attach_seq) == (b.slot, &b.label, b.attach_seq)
+}

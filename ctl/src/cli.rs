@@ -1,0 +1,57 @@
+//! The command line as a whole.
+
+use crate::connect::Globals;
+use crate::{audit, capture, complete, io, ring, rx, status, tx};
+use clap::{Parser, Subcommand};
+
+const EXAMPLES: &str = "\
+Examples:
+  fluxctl ring create cisco --size 100m              make a ring
+  fluxctl rx add eth1 cisco                          capture eth1 into it
+  fluxctl tx add cisco eth2                          and replicate it to eth2
+  fluxctl rx add eth1,eth4 both --vlan-push eth1=100,eth4=200
+  fluxctl io                                         live rates, drops, lag of each reader
+  fluxctl capture cisco -w - | tcpdump -nr -         frames straight from the ring
+  fluxctl audit                                      in = out + named drops, at each stage
+
+Sizes are powers of 1024 (64K, 100M, 1G); rates are SI (1 Mbit/s is 1,000,000 bit/s).
+Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 refused or in conflict, 5 daemon unreachable, 6 permission.
+Completion of names: source <(fluxctl completion bash)";
+
+/// Network taps in software: rings, captures, transmits, live rates, packet files and accounts.
+#[derive(Debug, Parser)]
+#[command(name = "fluxctl", version, after_help = EXAMPLES, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) globals: Globals,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What can be done.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Rings: shared memory that holds the last frames
+    #[command(subcommand)]
+    Ring(ring::Command),
+    /// Captures: from interfaces into a ring
+    #[command(subcommand)]
+    Rx(rx::Command),
+    /// Transmits: from rings to an interface
+    #[command(subcommand)]
+    Tx(tx::Command),
+    /// Live rates, drops, and lag and loss of each reader, straight from the rings
+    #[command(visible_alias = "top")]
+    Io(io::Io),
+    /// Frames of a ring into a pcapng file or a pipe, or one line each on the terminal
+    Capture(capture::Capture),
+    /// All daemons: health, resources, notices
+    Status(status::StatusArgs),
+    /// Prove that nothing was lost unseen: in = out + named drops, at each stage
+    Audit(audit::Audit),
+    /// Completion script for a shell; names of rings, captures and transmits complete too
+    Completion(complete::Completion),
+    /// The version of fluxctl
+    Version,
+}

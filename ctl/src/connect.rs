@@ -1,0 +1,166 @@
+//! The options that every command takes, and connections to the daemons.
+
+use crate::exit::{Code, Failure};
+use crate::output::Format;
+use clap::Args;
+use fluxcap_ring::RingDir;
+use fluxcap_service::{LogFormat, ServiceArgs, parse_duration, socket_path};
+use std::error::Error as _;
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tonic::transport::{Channel, Endpoint};
+
+/// Options of every command.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Everywhere")]
+pub(crate) struct Globals {
+    /// Output for people (table) or programs (json); errors on standard error follow
+    #[arg(long, short, global = true, value_enum, default_value_t = Format::Table, hide_possible_values = true, value_name = "table|json")]
+    pub(crate) output: Format,
+
+    /// Directory of the daemons' sockets
+    #[arg(
+        long,
+        global = true,
+        env = "FLUXCAP_RUN_DIR",
+        default_value = "/run/fluxcap",
+        value_name = "DIR",
+        hide_env_values = true
+    )]
+    pub(crate) run_dir: PathBuf,
+
+    /// Directory of the rings [default: /ram if that is a ramfs or tmpfs, else /run/fluxcap/rings]
+    #[arg(
+        long,
+        global = true,
+        env = "FLUXCAP_RING_DIR",
+        value_name = "DIR",
+        hide_env_values = true
+    )]
+    ring_dir: Option<PathBuf>,
+
+    /// Longest time to wait for a daemon's answer
+    #[arg(long, global = true, default_value = "5s", value_parser = parse_duration, value_name = "TIME")]
+    pub(crate) timeout: Duration,
+}
+
+impl Globals {
+    /// Where the rings are.
+    pub(crate) fn rings(&self) -> RingDir {
+        // The daemons' own rule: they and fluxctl must look in the same place.
+        let service = ServiceArgs {
+            run_dir: self.run_dir.clone(),
+            ring_dir: self.ring_dir.clone(),
+            state_dir: PathBuf::new(),
+            ephemeral: true,
+            log_level: String::new(),
+            log_format: LogFormat::Text,
+        };
+        RingDir::new(service.ring_dir())
+    }
+
+    /// The socket of a daemon.
+    pub(crate) fn socket(&self, daemon: &str) -> PathBuf {
+        socket_path(&self.run_dir, daemon)
+    }
+
+    /// Connects to a daemon.
+    pub(crate) async fn connect(&self, daemon: &str) -> Result<Channel, Failure> {
+        let socket = self.socket(daemon);
+        let path = std::path::absolute(&socket).unwrap_or_else(|_| socket.clone());
+        let endpoint = Endpoint::try_from(format!("unix://{}", path.display()))
+            .map_err(|error| {
+                Failure::new(
+                    Code::Usage,
+                    format!("--run-dir {}: {error}", self.run_dir.display()),
+                )
+            })?
+            .connect_timeout(self.timeout)
+            .timeout(self.timeout);
+        match tokio::time::timeout(self.timeout, endpoint.connect()).await {
+            Ok(Ok(channel)) => Ok(channel),
+            Ok(Err(error)) => Err(unreachable(daemon, &socket, io_cause(&error))),
+            Err(_) => Err(unreachable(daemon, &socket, Some(io::ErrorKind::TimedOut))),
+        }
+    }
+}
+
+/// Runs the client side of a command: one thread is enough.
+pub(crate) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::from_io("start the async runtime", &error))?
+        .block_on(work)
+}
+
+/// The system call error at the bottom of a connection error.
+fn io_cause(error: &tonic::transport::Error) -> Option<io::ErrorKind> {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return Some(error.kind());
+        }
+        cause = error.source();
+    }
+    None
+}
+
+fn unreachable(daemon: &str, socket: &Path, cause: Option<io::ErrorKind>) -> Failure {
+    let (code, why) = match cause {
+        Some(io::ErrorKind::NotFound) => (Code::Unreachable, "does not exist"),
+        Some(io::ErrorKind::ConnectionRefused) => {
+            (Code::Unreachable, "is there, but nobody listens on it")
+        }
+        Some(io::ErrorKind::PermissionDenied) => (Code::Denied, "may not be used by this user"),
+        Some(io::ErrorKind::TimedOut) => (Code::Unreachable, "does not answer in time"),
+        _ => (Code::Unreachable, "cannot be connected to"),
+    };
+    let hint = match code {
+        Code::Denied => "become root, or join the group that owns the socket".to_owned(),
+        _ => format!(
+            "start it: systemctl start fluxcap-{daemon}, or {daemon} by hand; \
+             if it runs with another --run-dir, give that one here or in FLUXCAP_RUN_DIR"
+        ),
+    };
+    Failure::new(
+        code,
+        format!("{daemon} is not reachable: {} {why}", socket.display()),
+    )
+    .hint(hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unreachable_daemon_is_named_with_its_socket_and_its_unit() {
+        let failure = unreachable(
+            "rxd",
+            Path::new("/run/fluxcap/rxd.sock"),
+            Some(io::ErrorKind::NotFound),
+        );
+        assert_eq!(failure.code, Code::Unreachable);
+        assert!(
+            failure
+                .message
+                .contains("/run/fluxcap/rxd.sock does not exist"),
+            "{}",
+            failure.message
+        );
+        assert!(failure.hint.contains("fluxcap-rxd"), "{}", failure.hint);
+    }
+
+    #[test]
+    fn a_forbidden_socket_is_a_matter_of_permission() {
+        let failure = unreachable(
+            "rxd",
+            Path::new("/x"),
+            Some(io::ErrorKind::PermissionDenied),
+        );
+        assert_eq!(failure.code, Code::Denied);
+    }
+}

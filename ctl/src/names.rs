@@ -1,0 +1,159 @@
+//! Enumerations of the API as the words that people use.
+
+use fluxcap_proto::v1::{Direction, FilterVlan, OversizePolicy, RingMode, SampleMode, State};
+use serde::Serialize;
+use serde_json::Value;
+
+/// A message of the API as JSON, with the numbers of its enumerations replaced by words: `"state": "running"`.
+pub(crate) fn json(message: &impl Serialize) -> Value {
+    // Messages are plain data with text keys: they always serialize.
+    let mut value = serde_json::to_value(message).unwrap_or(Value::Null);
+    name_enums("", &mut value);
+    value
+}
+
+/// Replaces enumerations below the member `parent`, recursively.
+fn name_enums(parent: &str, value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            for (key, member) in members {
+                match member
+                    .as_i64()
+                    .and_then(|number| i32::try_from(number).ok())
+                {
+                    Some(number) => {
+                        if let Some(word) = word(parent, key, number) {
+                            *member = Value::from(word);
+                        }
+                    }
+                    None => name_enums(key, member),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| name_enums(parent, item)),
+        _ => {}
+    }
+}
+
+fn word(parent: &str, key: &str, number: i32) -> Option<&'static str> {
+    match (parent, key) {
+        // Maps from a free name to a count may hold such keys.
+        ("dropped_frames" | "outcomes", _) => None,
+        (_, "state") => Some(state(number)),
+        (_, "direction") => Some(direction(number)),
+        (_, "filter_vlan") => Some(filter_vlan(number)),
+        (_, "oversize") => Some(oversize(number)),
+        ("sample", "mode") => Some(sample_mode(number)),
+        (_, "mode") => Some(ring_mode(number)),
+        _ => None,
+    }
+}
+
+pub(crate) fn state(number: i32) -> &'static str {
+    match State::try_from(number) {
+        Ok(State::Starting) => "starting",
+        Ok(State::Running) => "running",
+        Ok(State::Waiting) => "waiting",
+        Ok(State::Failed) => "failed",
+        Ok(State::Unspecified) | Err(_) => "unknown",
+    }
+}
+
+pub(crate) fn direction(number: i32) -> &'static str {
+    match Direction::try_from(number) {
+        Ok(Direction::Out) => "out",
+        Ok(Direction::Both) => "both",
+        _ => "in",
+    }
+}
+
+pub(crate) fn filter_vlan(number: i32) -> &'static str {
+    match FilterVlan::try_from(number) {
+        Ok(FilterVlan::Exact) => "exact",
+        _ => "any",
+    }
+}
+
+pub(crate) fn oversize(number: i32) -> &'static str {
+    match OversizePolicy::try_from(number) {
+        Ok(OversizePolicy::Truncate) => "truncate",
+        _ => "drop",
+    }
+}
+
+pub(crate) fn sample_mode(number: i32) -> &'static str {
+    match SampleMode::try_from(number) {
+        Ok(SampleMode::Flow) => "flow",
+        _ => "random",
+    }
+}
+
+pub(crate) fn ring_mode(number: i32) -> &'static str {
+    match RingMode::try_from(number) {
+        Ok(RingMode::Wait) => "wait",
+        _ => "overwrite",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fluxcap_proto::v1::{Capture, CaptureSpec, CaptureStatus, Edits, Ring, RingSpec, Sample};
+
+    #[test]
+    fn enumerations_become_words_at_every_depth() {
+        let sample = Sample {
+            one_in: 2,
+            mode: SampleMode::Flow.into(),
+            seed: 1,
+        };
+        let edits = Edits {
+            sample: Some(sample),
+            filter_vlan: FilterVlan::Exact.into(),
+            ..Default::default()
+        };
+        let spec = CaptureSpec {
+            direction: Direction::Both.into(),
+            edits: Some(edits),
+            ..Default::default()
+        };
+        let status = CaptureStatus {
+            state: State::Waiting.into(),
+            ..Default::default()
+        };
+        let value = json(&Capture {
+            name: "a".into(),
+            spec: Some(spec),
+            status: Some(status),
+        });
+        assert_eq!(value["status"]["state"], "waiting");
+        assert_eq!(value["spec"]["direction"], "both");
+        assert_eq!(value["spec"]["edits"]["filter_vlan"], "exact");
+        assert_eq!(value["spec"]["edits"]["sample"]["mode"], "flow");
+        assert_eq!(value["spec"]["edits"]["sample"]["one_in"], 2);
+    }
+
+    #[test]
+    fn unset_enumerations_say_what_they_mean() {
+        let ring = Ring {
+            spec: Some(RingSpec::default()),
+            ..Default::default()
+        };
+        assert_eq!(json(&ring)["spec"]["mode"], "overwrite");
+    }
+
+    #[test]
+    fn counts_by_reason_stay_numbers_whatever_the_reason_is_called() {
+        let dropped_frames = [("direction".to_owned(), 2), ("oversize".to_owned(), 1)].into();
+        let status = CaptureStatus {
+            dropped_frames,
+            ..Default::default()
+        };
+        let value = json(&Capture {
+            status: Some(status),
+            ..Default::default()
+        });
+        assert_eq!(value["status"]["dropped_frames"]["direction"], 2);
+        assert_eq!(value["status"]["dropped_frames"]["oversize"], 1);
+    }
+}

@@ -1,0 +1,548 @@
+//! `fluxctl rx`: captures from interfaces into rings, through rxd.
+
+use crate::connect::{Globals, block_on};
+use crate::exit::{Code, Failure, nearest};
+use crate::output::{Block, Deleted, Report, count, print, reasons};
+use crate::{complete, edits, names};
+use clap::{Args, Subcommand};
+use clap_complete::ArgValueCandidates;
+use fluxcap_options::{CaptureArgs, CaptureWork};
+use fluxcap_proto::v1::capture_service_client::CaptureServiceClient;
+use fluxcap_proto::v1::{
+    Capture, CaptureInterface, CaptureSpec, CaptureStatus, CreateCaptureRequest,
+    DeleteCaptureRequest, GetCaptureRequest, ListCapturesRequest, UpdateCaptureRequest,
+};
+use fluxcap_service::format_size;
+use prost_types::FieldMask;
+use serde_json::Value;
+use tonic::{Status, transport::Channel};
+
+/// `fluxctl rx ...`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Capture interfaces into a ring
+    Add(Add),
+    /// List all captures
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show one capture: interfaces, edits, counters
+    Show(Named),
+    /// Change a running capture without losing a frame; options not given stay as they are
+    Set(Set),
+    /// Stop captures and forget them
+    #[command(visible_alias = "rm")]
+    Delete(Many),
+}
+
+/// `fluxctl rx add`
+#[derive(Debug, Args)]
+pub(crate) struct Add {
+    /// Interfaces, several with commas between
+    #[arg(value_name = "IFACE[,IFACE...]", add = ArgValueCandidates::new(complete::interfaces))]
+    interfaces: String,
+
+    /// Ring that gets the frames
+    #[arg(add = ArgValueCandidates::new(complete::rings))]
+    ring: String,
+
+    /// Name of the capture [default: RING-IFACE]
+    #[arg(long)]
+    name: Option<String>,
+
+    /// Check only
+    #[arg(long, short = 'n')]
+    dry_run: bool,
+
+    #[command(flatten)]
+    options: CaptureArgs,
+}
+
+/// `fluxctl rx set`
+#[derive(Debug, Args)]
+pub(crate) struct Set {
+    /// Name of the capture
+    #[arg(add = ArgValueCandidates::new(complete::captures))]
+    name: String,
+
+    /// Check only
+    #[arg(long, short = 'n')]
+    dry_run: bool,
+
+    #[command(flatten)]
+    options: CaptureArgs,
+}
+
+/// One capture by name.
+#[derive(Debug, Args)]
+pub(crate) struct Named {
+    /// Name of the capture
+    #[arg(add = ArgValueCandidates::new(complete::captures))]
+    name: String,
+}
+
+/// Captures by name.
+#[derive(Debug, Args)]
+pub(crate) struct Many {
+    /// Names of the captures
+    #[arg(required = true, value_name = "NAME", add = ArgValueCandidates::new(complete::captures))]
+    names: Vec<String>,
+}
+
+type Client = CaptureServiceClient<Channel>;
+
+/// Runs the command.
+pub(crate) fn run(globals: &Globals, command: &Command) -> Result<(), Failure> {
+    block_on(async {
+        // What is wrong with the command line is said before rxd is asked.
+        let request = match command {
+            Command::Add(args) => Some(add_request(args)?),
+            Command::Set(args) => nothing_to_change(args).map(|()| None)?,
+            _ => None,
+        };
+        let mut client = CaptureServiceClient::new(globals.connect("rxd").await?);
+        match command {
+            Command::Add(_) => add(globals, &mut client, request.unwrap_or_default()).await,
+            Command::List => print(globals.output, &Captures(list(&mut client).await?)),
+            Command::Show(args) => print(
+                globals.output,
+                &OneCapture(get(&mut client, &args.name).await?),
+            ),
+            Command::Set(args) => set(globals, &mut client, args).await,
+            Command::Delete(args) => delete(globals, &mut client, &args.names).await,
+        }
+    })
+}
+
+fn add_request(args: &Add) -> Result<CreateCaptureRequest, Failure> {
+    let work: CaptureWork = format!("{}:{}", args.interfaces, args.ring).parse()?;
+    let spec = args.options.to_specs(std::slice::from_ref(&work))?.pop();
+    let name = args.name.clone().unwrap_or_else(|| work.default_name());
+    Ok(CreateCaptureRequest {
+        name,
+        spec,
+        validate_only: args.dry_run,
+    })
+}
+
+async fn add(
+    globals: &Globals,
+    client: &mut Client,
+    request: CreateCaptureRequest,
+) -> Result<(), Failure> {
+    let object = format!("capture {}", request.name);
+    match client.create_capture(request).await {
+        Ok(reply) => print(
+            globals.output,
+            &Changed(reply.into_inner().capture.unwrap_or_default()),
+        ),
+        Err(status) => Err(Failure::from_status(&object, &status)),
+    }
+}
+
+/// All captures that rxd knows.
+pub(crate) async fn list(client: &mut Client) -> Result<Vec<Capture>, Failure> {
+    let reply = client.list_captures(ListCapturesRequest {}).await;
+    Ok(reply
+        .map_err(|status| Failure::from_status("captures", &status))?
+        .into_inner()
+        .captures)
+}
+
+async fn get(client: &mut Client, name: &str) -> Result<Capture, Failure> {
+    match client
+        .get_capture(GetCaptureRequest {
+            name: name.to_owned(),
+        })
+        .await
+    {
+        Ok(reply) => reply
+            .into_inner()
+            .capture
+            .ok_or_else(|| Failure::new(Code::Failed, "rxd sent an empty answer")),
+        Err(status) => Err(advise(client, name, &status).await),
+    }
+}
+
+fn nothing_to_change(args: &Set) -> Result<(), Failure> {
+    if args.options.changed_fields().is_empty() && args.options.edits.interface_pushes()?.is_empty()
+    {
+        let failure = Failure::new(
+            Code::Usage,
+            format!("nothing to change in capture {}", args.name),
+        );
+        return Err(failure.hint("give the options to change; fluxctl rx set --help lists them"));
+    }
+    Ok(())
+}
+
+async fn set(globals: &Globals, client: &mut Client, args: &Set) -> Result<(), Failure> {
+    let pushes = args.options.edits.interface_pushes()?;
+    // The tags of single interfaces are inside of the list of interfaces, which is sent as a whole.
+    let interfaces = match pushes.is_empty() {
+        true => Vec::new(),
+        false => {
+            get(client, &args.name)
+                .await?
+                .spec
+                .unwrap_or_default()
+                .interfaces
+        }
+    };
+    let request = set_request(args, interfaces)?;
+    match client.update_capture(request).await {
+        Ok(reply) => print(
+            globals.output,
+            &Changed(reply.into_inner().capture.unwrap_or_default()),
+        ),
+        Err(status) => Err(advise(client, &args.name, &status).await),
+    }
+}
+
+/// The update for `args`; `interfaces` are those that the capture has now.
+fn set_request(
+    args: &Set,
+    interfaces: Vec<CaptureInterface>,
+) -> Result<UpdateCaptureRequest, Failure> {
+    let work = CaptureWork {
+        interfaces: interfaces.iter().map(|one| one.name.clone()).collect(),
+        ring: String::new(),
+    };
+    let mut spec = args.options.to_specs(&[work])?.pop().unwrap_or_default();
+    let mut paths: Vec<String> = args
+        .options
+        .changed_fields()
+        .into_iter()
+        .map(str::to_owned)
+        .collect();
+    let pushes = args.options.edits.interface_pushes()?;
+    if !pushes.is_empty() {
+        for (wanted, current) in spec.interfaces.iter_mut().zip(interfaces) {
+            if !pushes.iter().any(|(name, _)| *name == current.name) {
+                *wanted = current;
+            }
+        }
+        paths.push("interfaces".to_owned());
+    }
+    Ok(UpdateCaptureRequest {
+        name: args.name.clone(),
+        spec: Some(spec),
+        update_mask: Some(FieldMask { paths }),
+        validate_only: args.dry_run,
+    })
+}
+
+async fn delete(globals: &Globals, client: &mut Client, names: &[String]) -> Result<(), Failure> {
+    let (mut deleted, mut failures) = (Vec::new(), Vec::new());
+    for name in names {
+        match client
+            .delete_capture(DeleteCaptureRequest { name: name.clone() })
+            .await
+        {
+            Ok(_) => deleted.push(name.clone()),
+            Err(status) => failures.push(advise(client, name, &status).await),
+        }
+    }
+    if !deleted.is_empty() {
+        print(
+            globals.output,
+            &Deleted {
+                noun: "capture",
+                names: deleted,
+            },
+        )?;
+    }
+    Failure::all(failures)
+}
+
+/// The failure with what to do about a capture that is not there.
+async fn advise(client: &mut Client, name: &str, status: &Status) -> Failure {
+    let failure = Failure::from_status(&format!("capture {name}"), status);
+    if failure.code != Code::NotFound {
+        return failure;
+    }
+    let captures = list(client).await.unwrap_or_default();
+    failure.hint(
+        match nearest(name, captures.iter().map(|capture| capture.name.as_str())) {
+            Some(near) => format!("did you mean {near}?"),
+            None => "fluxctl rx list shows the captures that there are".to_owned(),
+        },
+    )
+}
+
+/// Several captures, one line each.
+struct Captures(Vec<Capture>);
+
+impl Report for Captures {
+    fn json(&self) -> Value {
+        names::json(&self.0)
+    }
+
+    fn blocks(&self) -> Vec<Block> {
+        vec![Block::Rows(&HEADER, self.0.iter().map(row).collect())]
+    }
+}
+
+/// A capture that was just added or changed: one line.
+struct Changed(Capture);
+
+impl Report for Changed {
+    fn json(&self) -> Value {
+        names::json(&self.0)
+    }
+
+    fn blocks(&self) -> Vec<Block> {
+        vec![Block::Rows(&HEADER, vec![row(&self.0)])]
+    }
+}
+
+/// A capture with everything about it.
+struct OneCapture(Capture);
+
+impl Report for OneCapture {
+    fn json(&self) -> Value {
+        names::json(&self.0)
+    }
+
+    fn blocks(&self) -> Vec<Block> {
+        let (no_spec, no_status) = (CaptureSpec::default(), CaptureStatus::default());
+        let spec = self.0.spec.as_ref().unwrap_or(&no_spec);
+        let status = self.0.status.as_ref().unwrap_or(&no_status);
+        vec![
+            Block::Facts(facts(&self.0.name, spec, status)),
+            interfaces(spec, status),
+        ]
+    }
+}
+
+const HEADER: [&str; 9] = [
+    "NAME",
+    "INTERFACES",
+    "RING",
+    "STATE",
+    ">RECEIVED",
+    ">PUBLISHED",
+    ">KERNEL DROPS",
+    "DROPS",
+    "REASON",
+];
+
+fn row(capture: &Capture) -> Vec<String> {
+    let (no_spec, no_status) = (CaptureSpec::default(), CaptureStatus::default());
+    let spec = capture.spec.as_ref().unwrap_or(&no_spec);
+    let status = capture.status.as_ref().unwrap_or(&no_status);
+    let interfaces: Vec<&str> = spec
+        .interfaces
+        .iter()
+        .map(|interface| interface.name.as_str())
+        .collect();
+    vec![
+        capture.name.clone(),
+        interfaces.join(","),
+        spec.ring.clone(),
+        names::state(status.state).to_owned(),
+        count(status.received_frames),
+        count(status.published_frames),
+        count(status.kernel_dropped_frames),
+        drops(status),
+        status.reason.clone(),
+    ]
+}
+
+fn drops(status: &CaptureStatus) -> String {
+    reasons(
+        status
+            .dropped_frames
+            .iter()
+            .map(|(reason, n)| (reason.as_str(), *n)),
+    )
+}
+
+fn facts(name: &str, spec: &CaptureSpec, status: &CaptureStatus) -> Vec<(&'static str, String)> {
+    let size_or_default = |bytes: u64| match bytes {
+        0 => "default".to_owned(),
+        bytes => format_size(bytes),
+    };
+    vec![
+        ("name", name.to_owned()),
+        ("ring", spec.ring.clone()),
+        ("state", names::state(status.state).to_owned()),
+        ("reason", status.reason.clone()),
+        ("direction", names::direction(spec.direction).to_owned()),
+        (
+            "promiscuous",
+            if spec.no_promiscuous {
+                "left alone"
+            } else {
+                "yes"
+            }
+            .to_owned(),
+        ),
+        ("edits", edits::options(spec.edits.as_ref())),
+        ("filter runs in", status.filter_at.clone()),
+        ("kernel buffer", size_or_default(spec.buffer_bytes)),
+        ("block", size_or_default(spec.block_bytes.into())),
+        ("received frames", count(status.received_frames)),
+        ("received bytes", count(status.received_bytes)),
+        ("published frames", count(status.published_frames)),
+        ("kernel drops", count(status.kernel_dropped_frames)),
+        ("truncated frames", count(status.truncated_frames)),
+        ("not published", drops(status)),
+    ]
+}
+
+fn interfaces(spec: &CaptureSpec, status: &CaptureStatus) -> Block {
+    let header = &[
+        "INTERFACE",
+        "STATE",
+        ">INDEX",
+        ">KERNEL",
+        ">KERNEL DROPS",
+        ">RECEIVED",
+        ">FREEZES",
+        "TAG",
+        "REASON",
+    ];
+    let rows = spec.interfaces.iter().map(|interface| {
+        let known = status
+            .interfaces
+            .iter()
+            .find(|status| status.name == interface.name);
+        let status = known.cloned().unwrap_or_default();
+        vec![
+            interface.name.clone(),
+            names::state(status.state).to_owned(),
+            status.ifindex.to_string(),
+            count(status.kernel_frames),
+            count(status.kernel_dropped_frames),
+            count(status.received_frames),
+            count(status.kernel_freezes),
+            interface
+                .vlan_push
+                .as_ref()
+                .map(edits::tag_text)
+                .unwrap_or_default(),
+            status.reason,
+        ]
+    });
+    Block::Rows(header, rows.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::render;
+    use clap::Parser;
+    use fluxcap_proto::v1::{State, VlanTag};
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(subcommand)]
+        command: Command,
+    }
+
+    fn set_args(args: &[&str]) -> Set {
+        match Cli::parse_from([&["rx", "set"], args].concat()).command {
+            Command::Set(set) => set,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn add(args: &[&str]) -> Result<CreateCaptureRequest, Failure> {
+        match Cli::parse_from([&["rx", "add"], args].concat()).command {
+            Command::Add(add) => add_request(&add),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn interface(name: &str, vid: Option<u32>) -> CaptureInterface {
+        let vlan_push = vid.map(|vid| VlanTag {
+            vid,
+            tpid: 0x8100,
+            ..Default::default()
+        });
+        CaptureInterface {
+            name: name.to_owned(),
+            vlan_push,
+        }
+    }
+
+    #[test]
+    fn the_default_name_is_made_of_ring_and_interfaces() {
+        let request = add(&["eth1,eth2", "cisco", "--vlan-push", "eth2=7"]).unwrap();
+        assert_eq!(request.name, "cisco-eth1-eth2");
+        assert_eq!(
+            request.spec.unwrap().interfaces,
+            [interface("eth1", None), interface("eth2", Some(7))]
+        );
+        assert_eq!(add(&["eth1", "cisco", "--name", "x"]).unwrap().name, "x");
+    }
+
+    #[test]
+    fn only_the_options_given_are_in_the_update() {
+        let request = set_request(
+            &set_args(&["a", "--snaplen", "64", "--filter", ""]),
+            Vec::new(),
+        )
+        .unwrap();
+        assert_eq!(
+            request.update_mask.unwrap().paths,
+            ["edits.filter", "edits.snaplen"]
+        );
+        assert_eq!(request.spec.unwrap().edits.unwrap().snaplen, 64);
+    }
+
+    #[test]
+    fn a_tag_for_one_interface_leaves_the_others_alone() {
+        let now = vec![
+            interface("eth1", Some(1)),
+            interface("eth2", Some(2)),
+            interface("eth3", Some(3)),
+        ];
+        let request = set_request(&set_args(&["a", "--vlan-push", "eth2=20,eth3="]), now).unwrap();
+        let expected = [
+            interface("eth1", Some(1)),
+            interface("eth2", Some(20)),
+            interface("eth3", None),
+        ];
+        assert_eq!(request.spec.unwrap().interfaces, expected);
+        assert_eq!(request.update_mask.unwrap().paths, ["interfaces"]);
+    }
+
+    #[test]
+    fn a_change_of_nothing_is_a_mistake() {
+        assert_eq!(
+            nothing_to_change(&set_args(&["a"])).map_err(|failure| failure.code),
+            Err(Code::Usage)
+        );
+        assert_eq!(
+            nothing_to_change(&set_args(&["a", "--vlan-push", "eth1=5"])),
+            Ok(())
+        );
+    }
+
+    #[test]
+    fn a_waiting_capture_says_what_for() {
+        let spec = CaptureSpec {
+            interfaces: vec![interface("eth1", Some(100))],
+            ring: "cisco".into(),
+            ..Default::default()
+        };
+        let status = CaptureStatus {
+            state: State::Waiting.into(),
+            reason: "no interface eth1".into(),
+            ..Default::default()
+        };
+        let capture = Capture {
+            name: "cisco-eth1".into(),
+            spec: Some(spec),
+            status: Some(status),
+        };
+        let text = render(&Captures(vec![capture.clone()]).blocks());
+        assert!(
+            text.contains("waiting") && text.contains("no interface eth1"),
+            "{text}"
+        );
+        let text = render(&OneCapture(capture).blocks());
+        assert!(text.contains("INTERFACE") && text.contains("100"), "{text}");
+    }
+}
