@@ -38,10 +38,13 @@ pub(crate) fn prepare(dir: &RingDir, may_mount: bool, notices: &Notices) -> anyh
     Ok(())
 }
 
-/// False when the directory has memory of its own, or rings that a mount would hide.
+/// False when the directory has good memory already, some that was mounted just for it, or rings that a mount would hide.
 fn needs_mount(dir: &RingDir, notices: &Notices) -> anyhow::Result<bool> {
-    if is_mount_point(dir.path())? && dir.backing()? != Backing::Other {
-        return Ok(false);
+    match dir.backing()? {
+        Backing::Ramfs | Backing::Hugetlbfs => return Ok(false),
+        Backing::Tmpfs if is_mount_point(dir.path())? => return Ok(false),
+        // A tmpfs above it, /run for instance, is nobody's choice for rings.
+        Backing::Tmpfs | Backing::Shm | Backing::Other => {}
     }
     if dir.list()?.iter().any(|name| !name.is_shm()) {
         let text = "there are rings in the directory already; nothing is mounted over them. To move to ramfs, delete them and restart ringd";

@@ -100,3 +100,45 @@ async fn without_the_right_to_mount_ringd_serves_and_says_so() {
     );
     assert!(notices.contains("mount -t ramfs"), "{notices}");
 }
+
+#[tokio::test]
+async fn nothing_is_mounted_over_memory_that_is_good_or_over_rings() {
+    if !may_mount("nothing_is_mounted_over_memory_that_is_good_or_over_rings") {
+        return;
+    }
+    let dirs = Dirs::new();
+    fs::create_dir(dirs.rings()).expect("ring directory");
+    let inner = dirs.rings().join("inner");
+    for (kind, place) in [("ramfs", &inner), ("tmpfs", &dirs.rings())] {
+        let script = format!(
+            "mount -t {kind} none {} && exec \"$0\" \"$@\"",
+            dirs.rings().display()
+        );
+        let ring_dir = ["--ephemeral", "--ring-dir", place.to_str().expect("text")];
+        let command = dirs.command_by("unshare", &["--mount", "sh", "-c", &script], &ring_dir);
+        let ringd = Ringd::start_command(&dirs, command).await;
+        let made = create(&ringd, request("cisco", M)).await.expect("create");
+        assert_eq!(made.status.expect("status").backing, kind);
+        let mounts = fs::read_to_string(format!("/proc/{}/mounts", ringd.pid())).expect("mounts");
+        let ours = mounts.matches(&dirs.rings().display().to_string()).count();
+        assert_eq!(ours, 1, "{mounts}");
+        let notices = ringd.identity().await.notices;
+        assert_eq!(
+            notices.iter().any(|text| text.contains("tmpfs")),
+            kind == "tmpfs",
+            "{notices:?}"
+        );
+        assert_eq!(ringd.end(Signal::SIGTERM).await.code(), Some(0));
+    }
+
+    let ringd = Ringd::start(&dirs, &["--create", "old:1m"]).await;
+    assert_eq!(ringd.end(Signal::SIGTERM).await.code(), Some(0));
+    let command = dirs.command_by("unshare", &["--mount"], &[]);
+    let ringd = Ringd::start_command(&dirs, command).await;
+    assert_eq!(ringd.names().await, ["old"]);
+    let notices = ringd.identity().await.notices.join("\n");
+    assert!(
+        notices.contains("nothing is mounted over them"),
+        "{notices}"
+    );
+}
