@@ -14,6 +14,9 @@ const NOMINAL_FRAME: u32 = 2048;
 /// A block must hold the largest frame of most interfaces (65,535 B) and its headers.
 const MIN_BLOCK: u32 = 128 * 1024;
 
+/// Most memory for one capture: over three seconds at 10 Gb/s.
+const MAX_BUFFER: u64 = 4 << 30;
+
 /// An instruction of a socket filter, as in `struct sock_filter`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SockFilter {
@@ -30,7 +33,7 @@ pub struct SockFilter {
 /// How to capture.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CaptureOptions {
-    /// Memory for frames that wait to be read, in bytes; at least two blocks. 32 MiB by default.
+    /// Memory for frames that wait to be read, in bytes; at least two blocks, at most 4 GiB. 32 MiB by default.
     pub buffer_bytes: u64,
     /// Bytes of a block, a power of two from 128 KiB. No frame longer than this less 128 B is captured
     /// whole. 256 KiB by default.
@@ -71,12 +74,12 @@ impl CaptureOptions {
             });
         }
         let count = self.buffer_bytes / u64::from(block);
-        // The kernel keeps the size of the whole ring in 32 bits.
-        if count < 2 || self.buffer_bytes > u64::from(u32::MAX) {
+        // The kernel would take a mistyped size from memory that cannot be swapped, others' included.
+        if count < 2 || self.buffer_bytes > MAX_BUFFER {
             return Err(Error::Option {
                 option: "capture buffer size",
                 value: self.buffer_bytes,
-                advice: "use at least two blocks, and less than 4 GiB",
+                advice: "use at least two blocks, and at most 4 GiB",
             });
         }
         Ok(u32::try_from(count).unwrap_or(u32::MAX))

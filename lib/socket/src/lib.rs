@@ -15,7 +15,8 @@
 //! * Lengths and offsets in shared blocks and in netlink messages are checked before use, in every
 //!   build: a wrong one ends the block or the message, never the process.
 //! * After every [`Transmitter::send`] each frame of the call is counted exactly once, whatever happened.
-//! * Receiving a block and sending a burst allocate nothing.
+//! * Receiving a block allocates nothing; nor does sending a burst, once its report has grown to hold the
+//!   refusals of one.
 //!
 //! Deliberately absent: VLAN logic, rings, threads, retries over seconds. Whoever owns the loop decides.
 

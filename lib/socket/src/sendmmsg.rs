@@ -24,6 +24,9 @@ const QUEUE_TIMEOUT_MS: libc::c_int = 100;
 const MAX_FRAME: usize = 65_535 + 14 + 8;
 
 /// A transmitter on a packet socket that receives nothing.
+///
+/// An interface without carrier takes frames and drops them without telling, unless queueing disciplines
+/// are bypassed; only [`crate::Link::tx_dropped`] counts them. Look at [`crate::Link::carrier`] first.
 pub struct Sendmmsg {
     socket: OwnedFd,
     ifindex: u32,

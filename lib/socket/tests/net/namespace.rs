@@ -1,0 +1,177 @@
+//! A network namespace for each test, and the small things that tests do in it.
+
+use std::io::Write;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use fluxcap_socket::{
+    CaptureOptions, Link, LinkWatch, PacketCapture, SendReport, Sendmmsg, Transmitter, poll,
+};
+use nix::sched::{CloneFlags, unshare};
+use std::os::fd::AsFd;
+
+/// How long a test waits for something that takes milliseconds.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Runs a test in a thread with a new network namespace, which ends with the thread and its sockets.
+pub(crate) fn in_namespace(test: impl FnOnce() + Send + 'static) {
+    let name = std::thread::current().name().unwrap_or("test").to_owned();
+    let thread = std::thread::spawn(move || match unshare(CloneFlags::CLONE_NEWNET) {
+        Ok(()) => {
+            without_ipv6();
+            test();
+        }
+        Err(error) if std::env::var_os("FLUXCAP_TEST_SKIP_ROOT").is_some() => {
+            // Past the capture of the test harness: a skip must be seen.
+            let _ = writeln!(
+                std::io::stderr(),
+                "skipped: {name} (new network namespace: {error})"
+            );
+        }
+        Err(error) => panic!(
+            "a new network namespace needs root ({error}); set FLUXCAP_TEST_SKIP_ROOT to skip"
+        ),
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// Router solicitations and the like would be counted with the frames of the test.
+pub(crate) fn without_ipv6() {
+    for scope in ["all", "default"] {
+        let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{scope}/disable_ipv6"), "1");
+    }
+}
+
+/// Runs `ip` with these words; it must succeed.
+pub(crate) fn ip(arguments: &str) {
+    run("ip", arguments);
+}
+
+pub(crate) fn run(program: &str, arguments: &str) {
+    let output = Command::new(program)
+        .args(arguments.split_whitespace())
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments}: {errors}");
+}
+
+/// A veth pair `a`, `b`, both up.
+pub(crate) fn veth_pair() -> (Link, Link) {
+    ip("link add name a type veth peer name b");
+    ip("link set dev a up");
+    ip("link set dev b up");
+    (link("a"), link("b"))
+}
+
+pub(crate) fn link(name: &str) -> Link {
+    let found = LinkWatch::open().unwrap().find(name).unwrap();
+    found.unwrap_or_else(|| panic!("no interface {name}"))
+}
+
+pub(crate) fn small_buffer() -> CaptureOptions {
+    CaptureOptions {
+        buffer_bytes: 8 << 20,
+        ..CaptureOptions::default()
+    }
+}
+
+pub(crate) fn capture_on(link: &Link) -> PacketCapture {
+    PacketCapture::open(link.index, &small_buffer()).unwrap()
+}
+
+/// Waits until `condition` holds.
+pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "gave up waiting: {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// A captured frame, copied out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) data: Vec<u8>,
+    pub(crate) wire_len: u32,
+    pub(crate) timestamp_ns: u64,
+    pub(crate) vlan: Option<(u16, u16)>,
+    pub(crate) outgoing: bool,
+    pub(crate) checksum_partial: bool,
+    pub(crate) gso: bool,
+    pub(crate) losing: bool,
+}
+
+/// Copies what the capture holds now.
+pub(crate) fn read_available(capture: &mut PacketCapture, seen: &mut Vec<Seen>) {
+    while let Some(mut block) = capture.next_block() {
+        let mut packets = block.packets();
+        seen.extend(packets.by_ref().map(|packet| Seen {
+            data: packet.data.to_vec(),
+            wire_len: packet.wire_len,
+            timestamp_ns: packet.timestamp_ns,
+            vlan: packet.vlan,
+            outgoing: packet.outgoing,
+            checksum_partial: packet.checksum_partial,
+            gso: packet.gso,
+            losing: packet.losing,
+        }));
+        assert!(!packets.damaged() && packets.left() == 0);
+    }
+}
+
+/// Reads until `count` frames have come.
+pub(crate) fn read(capture: &mut PacketCapture, count: usize) -> Vec<Seen> {
+    let mut seen = Vec::new();
+    let deadline = Instant::now() + PATIENCE;
+    while seen.len() < count {
+        read_available(capture, &mut seen);
+        assert!(
+            Instant::now() < deadline,
+            "only {} of {count} frames came",
+            seen.len()
+        );
+        if seen.len() < count {
+            poll(&[capture.as_fd()], Duration::from_millis(20)).unwrap();
+        }
+    }
+    seen
+}
+
+/// A frame of `len` bytes that carries its number.
+pub(crate) fn numbered(number: u32, len: usize) -> Vec<u8> {
+    let mut frame = vec![
+        0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 9, 0x88, 0xb5,
+    ];
+    frame.extend(number.to_be_bytes());
+    frame.resize(len, (number % 251) as u8);
+    frame
+}
+
+/// Sends whole frames; returns the report and the result.
+pub(crate) fn try_send(
+    transmit: &mut Sendmmsg,
+    frames: &[Vec<u8>],
+) -> (SendReport, Result<(), fluxcap_socket::Error>) {
+    let mut report = SendReport::default();
+    // Cut at odd places: the pieces must not show on the wire.
+    let pieces: Vec<[&[u8]; 3]> = frames
+        .iter()
+        .map(|f| {
+            let (a, b) = (f.len().min(12), f.len().min(16));
+            [&f[..a], &f[a..b], &f[b..]]
+        })
+        .collect();
+    let result = transmit.send(&pieces, &mut report);
+    assert_eq!(report.total(), frames.len() as u64, "{report:?}");
+    (report, result)
+}
+
+/// Sends whole frames, all of which must be taken.
+pub(crate) fn send(transmit: &mut Sendmmsg, frames: &[Vec<u8>]) {
+    let (report, result) = try_send(transmit, frames);
+    result.unwrap();
+    assert_eq!(report.sent, frames.len() as u64, "{report:?}");
+}
