@@ -19,10 +19,12 @@ use std::{
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 const FILE_MODE: u32 = 0o660;
+/// Half of the shortest interval of a Watch stream.
+const RECENT: Duration = Duration::from_millis(50);
 
 /// All rings of a ring directory and of POSIX shared memory.
 #[derive(Debug)]
@@ -35,6 +37,8 @@ pub(crate) struct Rings {
     wanted: Mutex<BTreeMap<String, RingSpec>>,
     /// Wanted rings that are not there, and why. Held for moments.
     absent: Mutex<BTreeMap<String, Absent>>,
+    /// What the Watch streams share, and when it was read.
+    recent: Mutex<Option<(Instant, Arc<[Ring]>)>>,
     stopping: AtomicBool,
 }
 
@@ -80,6 +84,7 @@ impl Rings {
             store,
             wanted: Mutex::new(wanted),
             absent: Mutex::new(absent),
+            recent: Mutex::new(None),
             stopping: AtomicBool::new(false),
         };
         for name in rings.dir.list()? {
@@ -227,6 +232,19 @@ impl Rings {
             };
         }
         Ok(rings.into_values().collect())
+    }
+
+    /// As `list`, not older than `RECENT`: however many streams are open, rings are looked at only so often.
+    pub(crate) fn recent(&self) -> Result<Arc<[Ring]>, Refusal> {
+        let mut recent = lock(&self.recent);
+        match &*recent {
+            Some((read, rings)) if read.elapsed() < RECENT => Ok(Arc::clone(rings)),
+            _ => {
+                let rings: Arc<[Ring]> = self.list()?.into();
+                *recent = Some((Instant::now(), Arc::clone(&rings)));
+                Ok(rings)
+            }
+        }
     }
 
     /// Checks the budget, makes the ring and writes it down. The caller has looked at what is there.

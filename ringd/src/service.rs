@@ -3,8 +3,8 @@
 use crate::rings::{Rings, parse_name};
 use fluxcap_proto::v1::{
     CreateRingRequest, CreateRingResponse, DeleteRingRequest, DeleteRingResponse, GetRingRequest,
-    GetRingResponse, ListRingsRequest, ListRingsResponse, UpdateRingRequest, UpdateRingResponse,
-    WatchRingsRequest, WatchRingsResponse, ring_service_server::RingService,
+    GetRingResponse, ListRingsRequest, ListRingsResponse, Ring, UpdateRingRequest,
+    UpdateRingResponse, WatchRingsRequest, WatchRingsResponse, ring_service_server::RingService,
 };
 use fluxcap_service::{WatchStream, Watches, blocking, interval_stream, realtime_ns};
 use std::{collections::BTreeSet, sync::Arc};
@@ -124,8 +124,8 @@ impl RingService for Service {
         let rings = Arc::clone(&self.rings);
         // Reads headers and slots of mapped memory: quick enough for a control thread.
         let next = move || {
-            let mut rings = rings.list()?;
-            rings.retain(|ring| names.is_empty() || names.contains(&ring.name));
+            let wanted = |ring: &&Ring| names.is_empty() || names.contains(&ring.name);
+            let rings = rings.recent()?.iter().filter(wanted).cloned().collect();
             Ok(WatchRingsResponse {
                 time_ns: realtime_ns(),
                 rings,
