@@ -153,6 +153,7 @@ impl<'w> Transmit<'w> {
 
     /// Transmits until told to stop.
     fn run(&mut self) {
+        self.turn();
         self.show();
         while !self.worker.stop_requested() {
             if self.worker.generation() != self.generation
