@@ -53,31 +53,24 @@ impl View<'_> {
     /// `N` bytes at `offset`; `None` when they were not all captured.
     #[inline]
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        let mut offset = usize::try_from(offset).ok()?;
-        for (index, piece) in self.pieces.iter().enumerate() {
-            if let Some(rest) = piece.get(offset..) {
-                if let Some(bytes) = rest.first_chunk() {
-                    return Some(*bytes);
-                }
-                if !rest.is_empty() {
-                    return self.load_across(index, offset);
-                }
-            }
-            offset -= piece.len();
+        let [macs, tags, rest] = self.pieces;
+        let offset = usize::try_from(offset).ok()?;
+        // Nearly all loads are behind the MAC addresses and the tags.
+        match offset.checked_sub(macs.len() + tags.len()) {
+            Some(at) => rest.get(at..)?.first_chunk().copied(),
+            None => self.load_in_front(offset),
         }
-        None
     }
 
-    /// The rare load that begins in one piece and ends in a later one.
+    /// A load that begins in one of the first two pieces, and may end in a later one.
     #[cold]
-    fn load_across<const N: usize>(&self, piece: usize, offset: usize) -> Option<[u8; N]> {
-        let mut bytes = self
-            .pieces
-            .iter()
-            .skip(piece)
-            .copied()
-            .flatten()
-            .skip(offset);
+    #[inline(never)]
+    fn load_in_front<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        let [macs, tags, rest] = self.pieces;
+        if let Some(bytes) = macs.get(offset..).and_then(|bytes| bytes.first_chunk()) {
+            return Some(*bytes);
+        }
+        let mut bytes = macs.iter().chain(tags).chain(rest).skip(offset);
         let mut loaded = [0; N];
         for slot in &mut loaded {
             *slot = *bytes.next()?;
@@ -108,22 +101,42 @@ struct Machine {
 /// Runs a program. `None`, as 0: a load outside of the frame, a division by zero, or an instruction
 /// that is none; in all of these the frame does not match.
 pub(crate) fn run(program: &[Instruction], view: &View<'_>) -> Option<u32> {
+    const LOAD_HALF: u16 = code::LD | code::H | code::ABS;
+    const LOAD_BYTE: u16 = code::LD | code::B | code::ABS;
+    const LOAD_WORD: u16 = code::LD | code::W | code::ABS;
+    const JUMP_EQUAL: u16 = code::JMP | code::JEQ;
     let mut machine = Machine::default();
-    let mut next = 0usize;
+    let mut rest = program.iter();
     loop {
-        let instruction = program.get(next)?;
-        next += 1;
-        match instruction.code & 0x07 {
-            code::RET => return machine.result(instruction),
-            code::JMP => next = next.checked_add(machine.jump(instruction)?)?,
-            _ => machine.step(instruction, view)?,
+        let i = rest.next()?;
+        // The first arms are what filters mostly consist of, in the order of their frequency.
+        let skip = match i.code {
+            JUMP_EQUAL => usize::from(if machine.a == i.k { i.jt } else { i.jf }),
+            LOAD_HALF => machine.set(view.load(i.k).map(|b| u16::from_be_bytes(b).into())?),
+            LOAD_BYTE => machine.set(view.load(i.k).map(|[b]| b.into())?),
+            LOAD_WORD => machine.set(view.load(i.k).map(u32::from_be_bytes)?),
+            _ => match i.code & 0x07 {
+                code::RET => return machine.result(i),
+                code::JMP => machine.jump(i)?,
+                _ => machine.step(i, view)?,
+            },
+        };
+        if skip > 0 {
+            rest.nth(skip - 1)?;
         }
     }
 }
 
 impl Machine {
+    /// Sets the accumulator; skips nothing.
     #[inline]
-    fn step(&mut self, i: &Instruction, view: &View<'_>) -> Option<()> {
+    fn set(&mut self, value: u32) -> usize {
+        self.a = value;
+        0
+    }
+
+    /// Any instruction that neither jumps nor returns; skips nothing.
+    fn step(&mut self, i: &Instruction, view: &View<'_>) -> Option<usize> {
         match i.code & 0x07 {
             code::LD => self.a = self.load(i, view)?,
             code::LDX => self.x = self.load_index(i, view)?,
@@ -133,7 +146,7 @@ impl Machine {
             code::MISC if i.code & code::TXA != 0 => self.a = self.x,
             _ => self.x = self.a,
         }
-        Some(())
+        Some(0)
     }
 
     #[inline]

@@ -102,7 +102,7 @@ impl Filter {
                 let (rest, inline) = frame.untagged();
                 let tags = frame.held_bytes() + inline * crate::vlan::TAG_LEN;
                 View {
-                    pieces: [frame.macs(), rest, &[]],
+                    pieces: [frame.macs(), &[], rest],
                     wire_len: frame
                         .wire_len()
                         .saturating_sub(u32::try_from(tags).unwrap_or(u32::MAX)),

@@ -30,29 +30,41 @@ fn ip_hash(ip: &IpPacket<'_>, upper: &[u8]) -> u64 {
     let [a, b, c, d] = ports;
     let source = endpoint(ip.source, u16::from_be_bytes([a, b]));
     let destination = endpoint(ip.destination, u16::from_be_bytes([c, d]));
-    both_ways(source, destination, u64::from(protocol))
+    both_ways(source, destination, u64::from(protocol) << 56)
 }
 
 fn mac_hash(macs: &[u8]) -> u64 {
     let (destination, source) = macs.split_at(macs.len().min(6));
-    both_ways(endpoint(source, 0), endpoint(destination, 0), 0x6d61_6300)
+    both_ways(mac(source), mac(destination), 0)
 }
 
-/// A sum does not know which side came first; the product tells {a, b} from {c, d} of the same sum.
+/// The smaller end first, so that it does not matter which one sent.
 #[inline]
 fn both_ways(a: u64, b: u64, salt: u64) -> u64 {
-    mix(a.wrapping_add(b) ^ mix((a | 1).wrapping_mul(b | 1)).wrapping_add(salt))
+    mix(mix(a.min(b) ^ salt) ^ a.max(b))
 }
 
+/// Address and port of one end: for IPv4 as they are, 48 bits; for IPv6 folded.
 #[inline]
 fn endpoint(address: &[u8], port: u16) -> u64 {
-    let mut hash = mix(0x666c_7578 ^ u64::from(port));
-    for part in address.chunks(8) {
-        let mut word = [0; 8];
-        word[..part.len()].copy_from_slice(part);
-        hash = mix(hash ^ u64::from_be_bytes(word));
+    if let Some(v6) = address.first_chunk::<16>() {
+        let value = u128::from_be_bytes(*v6);
+        let [high, low] = [value >> 64, value & u128::from(u64::MAX)];
+        let half = |half| u64::try_from(half).unwrap_or_default();
+        mix(half(high) ^ u64::from(port)) ^ half(low)
+    } else {
+        let v4 = address
+            .first_chunk()
+            .map_or(0, |v4| u32::from_be_bytes(*v4));
+        u64::from(v4) << 16 | u64::from(port)
     }
-    hash
+}
+
+/// An address of six bytes; 0 for one that was cut.
+#[inline]
+fn mac(bytes: &[u8]) -> u64 {
+    let [a, b, c, d, e, f] = bytes.first_chunk().copied().unwrap_or_default();
+    u64::from_be_bytes([0, 0, a, b, c, d, e, f])
 }
 
 #[cfg(test)]
