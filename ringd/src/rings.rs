@@ -9,7 +9,7 @@ use crate::{
 };
 use fluxcap_proto::v1::{Ring, RingMode, RingSpec, RingStatus, State};
 use fluxcap_ring::{CreateOptions, Error, Mode, Observer, RingDir, RingName, RingState, RingStats};
-use fluxcap_service::{Counts, Jobs, Refusal, StateFile, apply_mask, format_size};
+use fluxcap_service::{Counts, Jobs, Refusal, StateFile, apply_mask, format_size, realtime_ns};
 use std::{
     collections::BTreeMap,
     error::Error as _,
@@ -37,9 +37,18 @@ pub(crate) struct Rings {
     wanted: Mutex<BTreeMap<String, RingSpec>>,
     /// Wanted rings that are not there, and why. Held for moments.
     absent: Mutex<BTreeMap<String, Absent>>,
-    /// What the Watch streams share, and when it was read.
-    recent: Mutex<Option<(Instant, Arc<[Ring]>)>>,
+    /// What the Watch streams share.
+    recent: Mutex<Option<Snapshot>>,
     stopping: AtomicBool,
+}
+
+/// All rings as they were at one time.
+#[derive(Debug, Clone)]
+pub(crate) struct Snapshot {
+    read: Instant,
+    /// CLOCK_REALTIME, nanoseconds since 1970.
+    pub(crate) time_ns: u64,
+    pub(crate) rings: Arc<[Ring]>,
 }
 
 #[derive(Debug, Clone)]
@@ -235,16 +244,21 @@ impl Rings {
     }
 
     /// As `list`, not older than `RECENT`: however many streams are open, rings are looked at only so often.
-    pub(crate) fn recent(&self) -> Result<Arc<[Ring]>, Refusal> {
+    pub(crate) fn recent(&self) -> Result<Snapshot, Refusal> {
         let mut recent = lock(&self.recent);
-        match &*recent {
-            Some((read, rings)) if read.elapsed() < RECENT => Ok(Arc::clone(rings)),
-            _ => {
-                let rings: Arc<[Ring]> = self.list()?.into();
-                *recent = Some((Instant::now(), Arc::clone(&rings)));
-                Ok(rings)
-            }
+        if let Some(snapshot) = &*recent
+            && snapshot.read.elapsed() < RECENT
+        {
+            return Ok(snapshot.clone());
         }
+        let (read, time_ns) = (Instant::now(), realtime_ns());
+        let snapshot = Snapshot {
+            read,
+            time_ns,
+            rings: self.list()?.into(),
+        };
+        *recent = Some(snapshot.clone());
+        Ok(snapshot)
     }
 
     /// Checks the budget, makes the ring and writes it down. The caller has looked at what is there.

@@ -6,7 +6,7 @@ use fluxcap_proto::v1::{
     GetRingResponse, ListRingsRequest, ListRingsResponse, Ring, UpdateRingRequest,
     UpdateRingResponse, WatchRingsRequest, WatchRingsResponse, ring_service_server::RingService,
 };
-use fluxcap_service::{WatchStream, Watches, blocking, interval_stream, realtime_ns};
+use fluxcap_service::{WatchStream, Watches, blocking, interval_stream};
 use std::{collections::BTreeSet, sync::Arc};
 use tonic::{Request, Response, Status, metadata::MetadataValue};
 
@@ -125,9 +125,10 @@ impl RingService for Service {
         // Reads headers and slots of mapped memory: quick enough for a control thread.
         let next = move || {
             let wanted = |ring: &&Ring| names.is_empty() || names.contains(&ring.name);
-            let rings = rings.recent()?.iter().filter(wanted).cloned().collect();
+            let snapshot = rings.recent()?;
+            let rings = snapshot.rings.iter().filter(wanted).cloned().collect();
             Ok(WatchRingsResponse {
-                time_ns: realtime_ns(),
+                time_ns: snapshot.time_ns,
                 rings,
             })
         };
