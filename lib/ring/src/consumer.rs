@@ -141,7 +141,7 @@ impl Consumer {
     fn resume(&mut self) -> Option<bool> {
         let ledger = ledger_at(self.shared.as_ref())?;
         let slot = self.slot();
-        let account = slot.account();
+        let account = slot.account().unwrap_or_default();
         let behind = ledger.pos.wrapping_sub(account.pos);
         let published = ledger.pos.wrapping_sub(self.info.base_pos);
         let unread = ledger.seq.wrapping_add(1).wrapping_sub(account.next_seq);

@@ -216,7 +216,7 @@ pub(crate) fn reader_stats(
 /// The counters in one slot, and its position.
 fn read_slot(shared: &Shared, index: usize, live: bool) -> (ReaderStats, u64) {
     let slot = Slot::new(shared, index);
-    let account = slot.account();
+    let account = slot.account().unwrap_or_default();
     let stats = ReaderStats {
         slot: index,
         label: slot.label(),

@@ -15,7 +15,7 @@ use crate::layout::{LABEL_MAX, Mode, SLOTS, SOURCES, data, readers};
 use crate::memory::lock;
 use crate::memory::shared::Shared;
 use crate::name::{RingDir, RingName};
-use crate::protocol::{DATA_BELL, Head, Kind, META, SPACE_BELL, Slept, Writer};
+use crate::protocol::{Account, DATA_BELL, Head, Kind, META, SPACE_BELL, Slept, Writer};
 use crate::reasons::DropReason;
 use crate::slots::{self, Slot};
 use crate::sources::{self, SourceCounters};
@@ -206,7 +206,10 @@ impl Producer {
             if !slot.used() {
                 continue;
             }
-            let pos = slot.account().pos; // SYNC E: what it has read is behind it
+            // SYNC E: what it has read is behind its position.
+            let Some(Account { pos, .. }) = slot.account() else {
+                continue;
+            };
             let behind = here.wrapping_sub(pos);
             // A position that is no position holds nobody up: it is lapped already, or a lie.
             if behind > capacity || behind <= most_behind {

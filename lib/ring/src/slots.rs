@@ -97,7 +97,7 @@ impl<'a> Slot<'a> {
     }
 
     /// A consistent account, also while its owner works.
-    pub(crate) fn account(&self) -> Account {
+    pub(crate) fn account(&self) -> Option<Account> {
         Account::load(self.shared, self.index)
     }
 
@@ -130,7 +130,7 @@ impl<'a> Slot<'a> {
 
     /// Empties the slot; its numbers go into those of the readers that are gone.
     pub(crate) fn free(&self) {
-        let account = self.account();
+        let account = self.account().unwrap_or_default();
         let gone = [1, account.delivered, account.lapped, account.corrupt];
         for (i, value) in (0u64..).zip(gone) {
             self.map

@@ -39,49 +39,38 @@ impl Account {
         }
     }
 
-    /// A consistent account of `slot`, also while its owner works.
-    pub fn load<W: Words>(words: &W, slot: usize) -> Self {
-        let mut copy = [0; FIELDS];
-        // Its owner writes once in a poll; more attempts mean that somebody scribbles.
-        for _ in 0..1000 {
+    /// A consistent account of `slot`, also while its owner works. `None` when somebody scribbles:
+    /// the owner writes once in a poll.
+    pub fn load<W: Words>(words: &W, slot: usize) -> Option<Self> {
+        for _ in 0..W::PATIENCE {
             // SYNC S, and SYNC E: what lies behind `pos` has been copied.
             let turn = words.load(Word::Turn(slot), Ordering::Acquire);
+            let mut copy = [0; FIELDS];
             for (field, value) in copy.iter_mut().enumerate() {
                 *value = words.load(Self::word(slot, turn, field), Ordering::Relaxed);
             }
             words.fence(Fence::AccountBeforeTurn); // SYNC S
             if words.load(Word::Turn(slot), Ordering::Relaxed) == turn {
-                break;
+                return Some(Self::from_fields(copy));
             }
         }
-        let [
-            pos,
-            next_seq,
-            delivered,
-            delivered_bytes,
-            lapped,
-            corrupt,
-            skipped,
-        ] = copy;
-        Self {
-            pos,
-            next_seq,
-            delivered,
-            delivered_bytes,
-            lapped,
-            corrupt,
-            skipped,
-        }
+        None
     }
 
     /// Replaces the account of `slot`; only its owner may.
     pub fn store<W: Words>(&self, words: &W, slot: usize) {
-        let turn = words
-            .load(Word::Turn(slot), Ordering::Relaxed)
-            .wrapping_add(1);
+        let last = words.load(Word::Turn(slot), Ordering::Relaxed);
+        let turn = last.wrapping_add(1);
         // The turn stored last time is visible before the other account is overwritten.
         words.fence(Fence::TurnBeforeAccount); // SYNC S
-        let fields = [
+        for (field, value) in self.fields().into_iter().enumerate() {
+            words.store(Self::word(slot, turn, field), value, Ordering::Relaxed);
+        }
+        words.store(Word::Turn(slot), turn, Ordering::Release); // SYNC S, SYNC E
+    }
+
+    fn fields(&self) -> [u64; FIELDS] {
+        [
             self.pos,
             self.next_seq,
             self.delivered,
@@ -89,10 +78,18 @@ impl Account {
             self.lapped,
             self.corrupt,
             self.skipped,
-        ];
-        for (field, value) in fields.into_iter().enumerate() {
-            words.store(Self::word(slot, turn, field), value, Ordering::Relaxed);
+        ]
+    }
+
+    fn from_fields(fields: [u64; FIELDS]) -> Self {
+        Self {
+            pos: fields[0],
+            next_seq: fields[1],
+            delivered: fields[2],
+            delivered_bytes: fields[3],
+            lapped: fields[4],
+            corrupt: fields[5],
+            skipped: fields[6],
         }
-        words.store(Word::Turn(slot), turn, Ordering::Release); // SYNC S, SYNC E
     }
 }

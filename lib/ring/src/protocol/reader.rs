@@ -177,14 +177,15 @@ impl Reader {
         }
         // Cannot be cut off: at most max_record.
         let length = usize::try_from(total / 8).unwrap_or(usize::MAX);
-        if length > words.len() {
+        if length > words.len() && head.kind != Kind::Pad {
             return Parsed::Partial(length);
         }
         if head.kind == Kind::Data && !self.admit(&head) {
             return Parsed::Broken("a sequence number is out of order");
         }
         self.pos = self.pos.wrapping_add(total);
-        Parsed::Record(head, length)
+        // Of a PAD nothing but the head was needed.
+        Parsed::Record(head, length.min(words.len()))
     }
 
     /// Checks the sequence number of a frame; after a gap, counts the missing ones.

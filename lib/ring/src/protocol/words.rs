@@ -78,6 +78,10 @@ pub enum Slept {
 /// Offsets and lengths are given by code that has checked them against the ring's
 /// [`Geometry`](super::Geometry); implementations refuse what lies outside by doing nothing.
 pub trait Words {
+    /// How often a set of words that changes under the reader's hands is read again before it
+    /// counts as damaged. Far more than a working writer can cause.
+    const PATIENCE: u32 = 10_000;
+
     /// Atomic load.
     fn load(&self, word: Word, order: Ordering) -> u64;
     /// Atomic store.

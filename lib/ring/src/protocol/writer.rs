@@ -53,9 +53,9 @@ impl Ledger {
 /// `commit` and the ledger entry that belongs to it, read while a producer may be at work.
 ///
 /// `None` when they never agree: the ring is damaged (or its producer publishes faster than
-/// this can read, which 10,000 attempts rule out).
+/// this can read, which [`Words::PATIENCE`] rules out).
 pub fn ledger_at<W: Words>(words: &W) -> Option<Ledger> {
-    for _ in 0..10_000 {
+    for _ in 0..W::PATIENCE {
         let commit = words.load(Word::Commit, Ordering::Acquire); // SYNC B
         let entries = [Ledger::read(words, 0), Ledger::read(words, 1)];
         // An entry is written again only after `commit` has moved on. SYNC A orders that.
