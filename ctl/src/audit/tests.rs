@@ -1,1 +1,235 @@
+//! The identity on rings made by hand.
 
+use super::identity::{Line, Moment, Verdict, lines};
+use super::*;
+use fluxcap_ring::{
+    Backing, Mode, Outcome, ProducerInfo, ReaderStats, RingInfo, RingState, SourceStats,
+};
+
+/// A ring whose books close: 110 frames at the kernel, 100 received, 90 published, 40 delivered.
+fn sound() -> RingStats {
+    let info = RingInfo {
+        name: "cisco".parse().unwrap(),
+        epoch: 1,
+        capacity: 1 << 20,
+        mode: Mode::Overwrite,
+        backing: Backing::Ramfs,
+        footprint: 1 << 20,
+        created_ns: 0,
+        base_pos: 0,
+    };
+    let source = SourceStats {
+        index: 0,
+        name: "eth1".into(),
+        kernel_frames: 110,
+        kernel_drops: 10,
+        received: 100,
+        received_at_read: 100,
+        published: 90,
+        missed: 0,
+        uncertain: 0,
+    };
+    let reader = ReaderStats {
+        slot: 0,
+        label: "txd".into(),
+        pid: 1,
+        live: true,
+        attach_seq: 31,
+        next_seq: 81,
+        delivered: 40,
+        delivered_bytes: 4000,
+        lapped: 7,
+        corrupt: 2,
+        skipped: 1,
+        lag_frames: 10,
+        lag_bytes: 1000,
+        outcomes: vec![
+            (Outcome::Sent, 35),
+            (Outcome::Oversize, 5),
+            (Outcome::Truncated, 3),
+        ],
+    };
+    RingStats {
+        info,
+        state: RingState::Live,
+        producer: Some(ProducerInfo {
+            holder: "rxd".into(),
+            pid: 1,
+            live: true,
+        }),
+        first_seq: 1,
+        last_seq: 90,
+        published_frames: 90,
+        published_bytes: 9000,
+        committed_bytes: 12_000,
+        last_timestamp_ns: 0,
+        drops: vec![(fluxcap_ring::DropReason::Filtered, 10)],
+        sources: vec![source],
+        readers: vec![reader],
+    }
+}
+
+fn verdicts(a: &RingStats, b: &RingStats, moment: Moment) -> Vec<(&'static str, Verdict)> {
+    lines(a, b, moment)
+        .iter()
+        .map(|line| (line.stage, line.verdict))
+        .collect()
+}
+
+/// The stages of a still ring that are not closed.
+fn open(ring: &RingStats) -> Vec<(&'static str, Verdict)> {
+    let mut open = verdicts(ring, ring, Moment::Still);
+    open.retain(|(_, verdict)| *verdict != Verdict::Ok);
+    open
+}
+
+#[test]
+fn the_books_of_a_sound_ring_close_at_all_stages() {
+    let lines = lines(&sound(), &sound(), Moment::Still);
+    assert_eq!(lines.len(), 5);
+    assert!(
+        lines
+            .iter()
+            .all(|line| line.residual == 0 && line.bound == 0),
+        "{lines:?}"
+    );
+}
+
+#[test]
+fn one_frame_too_few_or_too_many_is_found_at_its_stage() {
+    let with = |change: fn(&mut RingStats)| {
+        let mut ring = sound();
+        change(&mut ring);
+        open(&ring)
+    };
+    assert_eq!(
+        with(|ring| ring.sources[0].kernel_frames += 1),
+        [("I1 kernel", Verdict::Failed)]
+    );
+    assert_eq!(
+        with(|ring| ring.sources[0].received += 1),
+        [("I2 rxd", Verdict::Failed)]
+    );
+    assert_eq!(
+        with(|ring| ring.drops[0].1 += 1),
+        [("I2 rxd", Verdict::Failed)]
+    );
+    let published = with(|ring| {
+        ring.published_frames += 1;
+        ring.last_seq += 1;
+    });
+    assert_eq!(published, [("I3 ring", Verdict::Failed)]);
+    assert_eq!(
+        with(|ring| ring.readers[0].lapped += 1),
+        [("I4 reader", Verdict::Failed)]
+    );
+    assert_eq!(
+        with(|ring| ring.readers[0].outcomes[0].1 -= 1),
+        [("I5 output", Verdict::Failed)]
+    );
+}
+
+#[test]
+fn a_reader_ahead_of_its_ring_is_found() {
+    let mut ring = sound();
+    ring.readers[0].next_seq += 20;
+    ring.readers[0].lapped += 20;
+    assert_eq!(open(&ring), [("I4 reader", Verdict::Failed)]);
+}
+
+#[test]
+fn frames_on_the_way_are_no_hole_while_traffic_flows() {
+    let mut later = sound();
+    later.sources[0].received += 50;
+    later.sources[0].published += 40;
+    later.published_frames += 40;
+    later.last_seq += 40;
+    let stages = verdicts(&sound(), &later, Moment::Moving);
+    assert!(
+        stages.contains(&("I2 rxd", Verdict::InFlight)),
+        "{stages:?}"
+    );
+    assert!(
+        stages
+            .iter()
+            .all(|(_, verdict)| *verdict != Verdict::Failed),
+        "{stages:?}"
+    );
+}
+
+#[test]
+fn frames_out_of_nowhere_are_found_while_traffic_flows() {
+    let mut later = sound();
+    later.sources[0].published += 40;
+    let mut earlier = sound();
+    earlier.sources[0].published += 41;
+    let stages = verdicts(&earlier, &later, Moment::Moving);
+    assert!(stages.contains(&("I2 rxd", Verdict::Failed)), "{stages:?}");
+}
+
+#[test]
+fn what_died_with_a_process_is_explained_but_not_without_limit() {
+    let mut ring = sound();
+    ring.readers[0].live = false;
+    ring.readers[0].outcomes[0].1 -= 5;
+    ring.sources[0].uncertain = 1;
+    ring.sources[0].kernel_frames -= 5;
+    assert_eq!(
+        open(&ring),
+        [
+            ("I1 kernel", Verdict::Explained),
+            ("I5 output", Verdict::Explained)
+        ]
+    );
+    ring.readers[0].delivered = 10_000_000;
+    assert!(open(&ring).contains(&("I5 output", Verdict::Failed)));
+}
+
+#[test]
+fn a_ring_replaced_between_the_looks_is_an_account_of_its_own() {
+    let mut later = sound();
+    later.info.epoch = 2;
+    let mut earlier = sound();
+    earlier.published_frames = 1_000_000;
+    assert!(
+        lines(&earlier, &later, Moment::Still)
+            .iter()
+            .all(|line| line.verdict == Verdict::Ok)
+    );
+}
+
+#[test]
+fn the_failure_names_stage_ring_object_and_sum() {
+    let mut ring = sound();
+    ring.readers[0].outcomes[0].1 += 2;
+    let stages: Vec<Line> = lines(&ring, &ring, Moment::Still);
+    let failure = Account {
+        quiet: true,
+        waited_seconds: 0.1,
+        stages,
+    }
+    .verdict()
+    .unwrap_err();
+    assert_eq!(
+        failure.message,
+        "I5 output of ring cisco (txd): 2 frames too many came out: 40 in, 37 out, 5 dropped by name"
+    );
+    assert_eq!(failure.code, Code::Failed);
+}
+
+#[test]
+fn hostile_counters_do_not_overflow() {
+    let mut ring = sound();
+    ring.sources[0] = SourceStats {
+        received: u64::MAX,
+        published: u64::MAX,
+        kernel_frames: u64::MAX,
+        ..ring.sources[0].clone()
+    };
+    ring.sources.push(ring.sources[0].clone());
+    ring.readers[0].delivered = u64::MAX;
+    ring.readers[0].attach_seq = u64::MAX;
+    ring.readers[0].outcomes = vec![(Outcome::Sent, u64::MAX), (Outcome::Other, u64::MAX)];
+    ring.last_seq = u64::MAX;
+    assert!(!open(&ring).is_empty());
+}

@@ -54,7 +54,7 @@ impl Tap {
                 timestamp_ns: T0 + self.sent * 1000 + 7,
                 wire_len: u32::try_from(frame.len()).expect("a short frame") + 4,
                 source,
-                direction: if self.sent % 2 == 0 {
+                direction: if self.sent.is_multiple_of(2) {
                     Direction::In
                 } else {
                     Direction::Out
