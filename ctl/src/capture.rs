@@ -16,7 +16,7 @@ use crate::complete;
 use crate::connect::{Globals, block_on};
 use crate::exit::{Code, Failure};
 use crate::observe;
-use crate::output::count;
+use crate::output::{count, note};
 use clap::Args;
 use clap_complete::ArgValueCandidates;
 use fluxcap_headers::{Filter, WireFrame};
@@ -122,7 +122,7 @@ fn start(start: v1::Start) -> Start {
     }
 }
 
-/// Set by the first Ctrl-C or SIGTERM; a second one ends the program where it stands, for an output that hangs.
+/// Set by the first Ctrl-C, SIGTERM or hang-up; a second one ends the program where it stands, for an output that hangs.
 fn stop_on_signals() -> Arc<AtomicBool> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
@@ -132,10 +132,12 @@ fn stop_on_signals() -> Arc<AtomicBool> {
                 |kind| signal(kind).map_err(|error| Failure::from_io("listen to signals", &error));
             let mut interrupt = listen(SignalKind::interrupt())?;
             let mut terminate = listen(SignalKind::terminate())?;
+            let mut hangup = listen(SignalKind::hangup())?;
             for _ in 0..2 {
                 tokio::select! {
                     _ = interrupt.recv() => {}
                     _ = terminate.recv() => {}
+                    _ = hangup.recv() => {}
                 }
                 // Relaxed: a flag of its own, nothing is published with it.
                 if flag.swap(true, Ordering::Relaxed) {
@@ -145,7 +147,7 @@ fn stop_on_signals() -> Arc<AtomicBool> {
             Ok(())
         });
         if let Err(failure) = listen {
-            eprintln!("warning: {}", failure.message);
+            note(&format!("warning: {}", failure.message));
         }
     });
     stop
@@ -162,13 +164,13 @@ struct Totals {
 
 impl Totals {
     fn report(&self) {
-        eprintln!(
+        note(&format!(
             "{} frames captured, {} did not match, {} lost in the ring (lapped), {} dropped by the kernel",
             count(self.written),
             count(self.filtered),
             count(self.lapped),
             count(self.kernel_drops)
-        );
+        ));
     }
 }
 
@@ -249,7 +251,7 @@ impl Run<'_> {
                     sink.begin(&self.reader.consumer, &self.args.ring)?
                 }
                 Poll::Retired => {
-                    eprintln!("ring {} was deleted", self.args.ring);
+                    note(&format!("ring {} was deleted", self.args.ring));
                     return Ok(());
                 }
             }

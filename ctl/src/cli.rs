@@ -1,8 +1,10 @@
 //! The command line as a whole.
 
 use crate::connect::Globals;
+use crate::exit::{Code, Failure};
 use crate::{audit, capture, complete, io, ring, rx, status, tx};
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, error::ErrorKind};
+use std::process::ExitCode;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -54,4 +56,38 @@ pub(crate) enum Command {
     Completion(complete::Completion),
     /// The version of fluxctl
     Version,
+}
+
+/// Reads the command line; the exit code when there is nothing to be done.
+pub(crate) fn parse() -> Result<Cli, ExitCode> {
+    Cli::try_parse().map_err(|error| usage(&error))
+}
+
+/// Help and version are no failures; everything else that clap finds is one of usage.
+fn usage(error: &clap::Error) -> ExitCode {
+    if matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+    ) {
+        // Nothing is left to do when the reader has gone.
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    // The options could not be read, so that they are looked for here.
+    let words: Vec<String> = std::env::args().collect();
+    let json = words
+        .windows(2)
+        .any(|pair| matches!(pair[0].as_str(), "-o" | "--output") && pair[1] == "json")
+        || words
+            .iter()
+            .any(|word| word == "-ojson" || word == "--output=json");
+    if json {
+        let text = error.render().to_string();
+        let message = text.trim_start_matches("error: ").trim_end().to_owned();
+        return Failure::new(Code::Usage, message)
+            .hint("fluxctl --help")
+            .report(true);
+    }
+    let _ = error.print();
+    ExitCode::from(Code::Usage as u8)
 }

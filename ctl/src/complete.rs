@@ -13,7 +13,14 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 /// The environment variable by which the shell's script asks this program for completions.
-pub(crate) const VARIABLE: &str = "COMPLETE";
+const VARIABLE: &str = "COMPLETE";
+
+/// Answers the shell's script and ends, when that is who calls.
+pub(crate) fn answer_shell() {
+    clap_complete::CompleteEnv::with_factory(Cli::command)
+        .var(VARIABLE)
+        .complete();
+}
 
 /// Nobody waits longer than this for a completion.
 const PATIENCE: Duration = Duration::from_millis(500);

@@ -1,6 +1,6 @@
 //! How a command ends: the exit codes, and errors that say what to do next.
 
-use crate::output::printable;
+use crate::output::{note, printable};
 use fluxcap_options::UsageError;
 use serde::Serialize;
 use std::{io, process::ExitCode};
@@ -117,11 +117,11 @@ impl Failure {
                 hint: &self.hint,
             };
             if json {
-                eprintln!("{}", serde_json::json!({ "error": body }));
+                note(&format!("{}", serde_json::json!({ "error": body })));
             } else {
-                eprintln!("error: {}", printable(&self.message));
+                note(&format!("error: {}", printable(&self.message)));
                 for line in self.hint.lines() {
-                    eprintln!("  {}", printable(line));
+                    note(&format!("  {}", printable(line)));
                 }
             }
         }

@@ -32,18 +32,15 @@ mod rx;
 mod status;
 mod tx;
 
-use clap::{CommandFactory, Parser, error::ErrorKind};
 use cli::{Cli, Command};
-use exit::{Code, Failure};
+use exit::Failure;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    clap_complete::CompleteEnv::with_factory(Cli::command)
-        .var(complete::VARIABLE)
-        .complete();
-    let cli = match Cli::try_parse() {
+    complete::answer_shell();
+    let cli = match cli::parse() {
         Ok(cli) => cli,
-        Err(error) => return usage(&error),
+        Err(code) => return code,
     };
     match run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
@@ -64,33 +61,4 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Completion(args) => complete::run(args),
         Command::Version => output::print(globals.output, &output::Version),
     }
-}
-
-/// Help and version are no failures; everything else that clap finds is one of usage.
-fn usage(error: &clap::Error) -> ExitCode {
-    if matches!(
-        error.kind(),
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
-    ) {
-        // Nothing is left to do when the reader has gone.
-        let _ = error.print();
-        return ExitCode::SUCCESS;
-    }
-    // The options could not be read, so that they are looked for here.
-    let words: Vec<String> = std::env::args().collect();
-    let json = words
-        .windows(2)
-        .any(|pair| matches!(pair[0].as_str(), "-o" | "--output") && pair[1] == "json")
-        || words
-            .iter()
-            .any(|word| word == "-ojson" || word == "--output=json");
-    if json {
-        let text = error.render().to_string();
-        let message = text.trim_start_matches("error: ").trim_end().to_owned();
-        return Failure::new(Code::Usage, message)
-            .hint("fluxctl --help")
-            .report(true);
-    }
-    let _ = error.print();
-    ExitCode::from(Code::Usage as u8)
 }

@@ -87,6 +87,11 @@ pub(crate) fn write(bytes: &[u8]) -> Result<(), Failure> {
     done.map_err(|error| Failure::from_io("write to standard output", &error))
 }
 
+/// Says something on standard error. Nobody may be there to read it, which is no reason to fail.
+pub(crate) fn note(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
 /// Blocks as text, parted by empty lines where a table begins or ends.
 pub(crate) fn render(blocks: &[Block]) -> String {
     let mut text = String::new();

@@ -10,6 +10,7 @@ use fluxcap_ring::{Batch, Consumer, DropReason, Observer, Outcome, Start};
 use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption};
 use pcap_file::pcapng::blocks::interface_description::InterfaceDescriptionOption;
 use pcap_file::pcapng::{Block, PcapNgReader};
+use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -69,9 +70,8 @@ fn finish(child: Child) -> Ran {
     Ran::from(child.wait_with_output().unwrap())
 }
 
-fn interrupt(child: &Child) {
-    let pid = rustix::process::Pid::from_child(child);
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+fn signal(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).unwrap();
 }
 
 /// Whether a program is there; says so when it is not.
@@ -238,6 +238,37 @@ fn frames_that_the_kernel_dropped_are_told_with_the_next_one() {
 }
 
 #[test]
+fn a_capture_that_is_too_slow_tells_exactly_what_it_lost() {
+    const FRAMES: u64 = 30_000;
+    let mut tap = Tap::new("cisco");
+    tap.publish("eth1", 1);
+    let file = tap.dir.path().join("out.pcapng");
+    let args = ["capture", "cisco", "-w", file.to_str().unwrap()];
+    let child = tap.fluxctl(&args).spawn().unwrap();
+    wait_until("the reader registers", || readers(&tap) == 1);
+    signal(&child, Signal::STOP);
+    tap.publish("eth1", FRAMES);
+    signal(&child, Signal::CONT);
+    let stats = || {
+        let stats = Observer::open(&tap.rings(), &tap.name).unwrap().stats();
+        stats.unwrap().readers.remove(0)
+    };
+    wait_until("it has caught up", || stats().lag_frames == 0);
+    signal(&child, Signal::INT);
+    let ran = finish(child);
+    let packets = packets(&blocks(&file));
+    let lost: u64 = packets
+        .iter()
+        .flat_map(|packet| &packet.options)
+        .fold(0, |sum, option| match option {
+            EnhancedPacketOption::DropCount(frames) => sum + frames,
+            _ => sum,
+        });
+    assert!(lost > 0, "{ran:?}");
+    assert_eq!(packets.len() as u64 + lost, FRAMES, "{ran:?}");
+}
+
+#[test]
 fn a_live_capture_shows_frames_as_they_come_and_ends_on_ctrl_c() {
     let mut tap = Tap::new("cisco");
     tap.publish("eth1", 1);
@@ -257,7 +288,7 @@ fn a_live_capture_shows_frames_as_they_come_and_ends_on_ctrl_c() {
         "{first}"
     );
     lines.next().unwrap().unwrap();
-    interrupt(&child);
+    signal(&child, Signal::INT);
     let ran = finish(child);
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(ran.stderr.contains("2 frames captured"), "{ran:?}");

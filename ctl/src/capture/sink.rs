@@ -3,7 +3,7 @@
 use super::pcapng::{Packet, Writer};
 use super::summary::Summary;
 use crate::exit::{Code, Failure};
-use crate::output::{Format, printable};
+use crate::output::{Format, note, printable};
 use fluxcap_ring::{Consumer, Frame, RingName};
 use fluxcap_service::realtime_ns;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -80,7 +80,9 @@ impl Sink {
             self.source(consumer, index)?;
         }
         if self.sources.is_empty() {
-            eprintln!("ring {ring} has no source yet; waiting for frames");
+            note(&format!(
+                "ring {ring} has no source yet; waiting for frames"
+            ));
         }
         self.flush()
     }
@@ -130,9 +132,10 @@ impl Sink {
         let source = self.source(consumer, index)?;
         match &mut self.form {
             Form::Pcapng(writer) => writer.kernel_drops(source.interface, frames),
-            Form::Text(_) | Form::Json(_) => {
-                eprintln!("{}: the kernel dropped {frames} frames", source.name)
-            }
+            Form::Text(_) | Form::Json(_) => note(&format!(
+                "{}: the kernel dropped {frames} frames",
+                source.name
+            )),
         }
         Ok(())
     }
@@ -212,7 +215,9 @@ impl Sink {
 
 fn tell_lapped(frames: u64) {
     if frames > 0 {
-        eprintln!("{frames} frames were overwritten before they could be read");
+        note(&format!(
+            "{frames} frames were overwritten before they could be read"
+        ));
     }
 }
 
