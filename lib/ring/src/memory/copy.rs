@@ -5,9 +5,11 @@
 //! every access to shared bytes here is an instruction that the compiler cannot see into (x86-64), or
 //! a relaxed atomic word (elsewhere).
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 /// Copies at least this long use `rep movsb`.
 #[cfg(target_arch = "x86_64")]
-const LONG: usize = 512;
+const LONG: usize = 4096;
 
 /// Copies private bytes into shared memory.
 ///
@@ -16,9 +18,13 @@ const LONG: usize = 512;
 #[inline]
 pub(crate) unsafe fn write_record(to: *mut u8, head: &[u64], pieces: &[&[u8]]) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: the destination has room for head and pieces; each source is a live slice.
+    // SAFETY: the destination has room for head and pieces and is aligned for the words, which
+    // everybody accesses atomically; each source is a live slice.
     unsafe {
-        copy_bytes(to, head.as_ptr().cast(), size_of_val(head));
+        // Word by word: the head has just been made in registers, wider loads would wait for it.
+        for (i, &word) in head.iter().enumerate() {
+            AtomicU64::from_ptr(to.cast::<u64>().add(i)).store(word, Ordering::Relaxed);
+        }
         let mut to = to.add(size_of_val(head));
         for piece in pieces {
             copy_bytes(to, piece.as_ptr(), piece.len());
@@ -32,8 +38,7 @@ pub(crate) unsafe fn write_record(to: *mut u8, head: &[u64], pieces: &[&[u8]]) {
             // SAFETY: `to` stays within the rounded-up length, is aligned to 8, and is only
             // accessed atomically by everybody.
             unsafe {
-                std::sync::atomic::AtomicU64::from_ptr(to)
-                    .store(word, std::sync::atomic::Ordering::Relaxed);
+                AtomicU64::from_ptr(to).store(word, Ordering::Relaxed);
                 to = to.add(1);
             }
         });
@@ -55,8 +60,7 @@ pub(crate) unsafe fn read_words(from: *const u8, into: &mut [u64]) {
     for (i, word) in into.iter_mut().enumerate() {
         // SAFETY: within the source, aligned, and only accessed atomically by everybody.
         *word = unsafe {
-            std::sync::atomic::AtomicU64::from_ptr(from.cast::<u64>().cast_mut().add(i))
-                .load(std::sync::atomic::Ordering::Relaxed)
+            AtomicU64::from_ptr(from.cast::<u64>().cast_mut().add(i)).load(Ordering::Relaxed)
         };
     }
 }
@@ -79,7 +83,9 @@ unsafe fn copy_bytes(to: *mut u8, from: *const u8, len: usize) {
                     copy_64(to.add(at), from.add(at));
                     at += 64;
                 }
-                copy_64(to.add(len - 64), from.add(len - 64));
+                if at < len {
+                    copy_64(to.add(len - 64), from.add(len - 64));
+                }
             }
             16.. => {
                 let mut at = 0;
@@ -87,7 +93,9 @@ unsafe fn copy_bytes(to: *mut u8, from: *const u8, len: usize) {
                     copy_16(to.add(at), from.add(at));
                     at += 16;
                 }
-                copy_16(to.add(len - 16), from.add(len - 16));
+                if at < len {
+                    copy_16(to.add(len - 16), from.add(len - 16));
+                }
             }
             8.. => {
                 copy_8(to, from);
