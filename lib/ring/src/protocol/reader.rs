@@ -265,9 +265,11 @@ impl Reader {
         let blocks = geometry.blocks();
         for step in 0..most.min(blocks) {
             let entry = words.load(Word::Sync((first + step) % blocks), Ordering::Relaxed);
-            if let Some(head) = self.probe(words, commit, entry)
-                && entry.wrapping_sub(target) < commit.wrapping_sub(target)
-            {
+            // The block that the producer is in belongs half to this lap and half to the last: its
+            // entry may lie a whole lap ahead.
+            let ahead = entry.wrapping_sub(target);
+            let near = ahead < commit.wrapping_sub(target) && ahead < (step + 1) << shift;
+            if near && let Some(head) = self.probe(words, commit, entry) {
                 return Some((entry, head));
             }
         }
