@@ -1,6 +1,7 @@
 //! The source table: where the frames of a ring come from, and what was counted there.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::layout::{SOURCES, data};
 use crate::memory::mapping::Mapping;
@@ -23,9 +24,9 @@ const INTERFACE_INDEX: u64 = 112;
 
 /// Number of sources that the table names; at most [`SOURCES`] whatever it says.
 pub(crate) fn count(map: &Mapping) -> usize {
-    usize::try_from(map.get(data::SOURCE_COUNT))
-        .unwrap_or(SOURCES)
-        .min(SOURCES)
+    // SYNC N: names are complete before they are counted.
+    let count = map.word(data::SOURCE_COUNT).load(Ordering::Acquire);
+    usize::try_from(count).unwrap_or(SOURCES).min(SOURCES)
 }
 
 /// Name of source `index`, none when there is no such source.
@@ -56,7 +57,7 @@ pub(crate) fn register(map: &Mapping, ring: &str, source_name: &str) -> Result<u
         files::set_text(map, at(index), NAME_MAX / 8, source_name);
         // SYNC N: the name is complete before it is counted.
         map.word(data::SOURCE_COUNT)
-            .store(index as u64 + 1, std::sync::atomic::Ordering::Release);
+            .store(index as u64 + 1, Ordering::Release);
     }
     Ok(u16::try_from(index).unwrap_or(0))
 }

@@ -18,7 +18,12 @@ fn name() -> RingName {
 /// Length of frame `seq`: 0 to 1500 bytes, now and then 9000.
 fn length(seq: u64) -> usize {
     let mixed = seq.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
-    usize::try_from(if mixed % 64 == 0 { 9000 } else { mixed % 1501 }).expect("small")
+    usize::try_from(if mixed.is_multiple_of(64) {
+        9000
+    } else {
+        mixed % 1501
+    })
+    .expect("small")
 }
 
 /// Byte `at` of frame `seq`.
