@@ -73,10 +73,11 @@ pub(crate) struct Capture {
 /// Runs the command.
 pub(crate) fn run(globals: &Globals, args: &Capture) -> Result<(), Failure> {
     let filter = compile(args)?;
+    // Before the reader registers, so that it never ends without taking its leave.
+    let stop = stop_on_signals();
     let expression = filter.as_ref().map(Filter::expression).unwrap_or_default();
     let reader = Reader::open(globals.rings(), &args.ring, start(args.from))?;
     let mut sink = Sink::open(args.write.as_deref(), globals.output, expression)?;
-    let stop = stop_on_signals();
     let mut capture = Run {
         args,
         filter,
@@ -126,6 +127,7 @@ fn start(start: v1::Start) -> Start {
 fn stop_on_signals() -> Arc<AtomicBool> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
+    let (listening, listens) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let listen = block_on(async {
             let listen =
@@ -133,6 +135,8 @@ fn stop_on_signals() -> Arc<AtomicBool> {
             let mut interrupt = listen(SignalKind::interrupt())?;
             let mut terminate = listen(SignalKind::terminate())?;
             let mut hangup = listen(SignalKind::hangup())?;
+            // Nobody waits for it any more only when this program is ending.
+            let _ = listening.send(());
             for _ in 0..2 {
                 tokio::select! {
                     _ = interrupt.recv() => {}
@@ -150,6 +154,8 @@ fn stop_on_signals() -> Arc<AtomicBool> {
             note(&format!("warning: {}", failure.message));
         }
     });
+    // An error just means that nothing listens; it was told.
+    let _ = listens.recv();
     stop
 }
 

@@ -38,9 +38,14 @@ pub struct EditArgs {
     #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "1", value_parser = clap::value_parser!(u32).range(0..=4))]
     pub vlan_pop: Option<u32>,
 
-    /// Put a VLAN tag outside of all others: VID or TPID:VID[:PCP[:DEI]]; for one interface of a capture IFACE=TAG;
-    /// '' clears
-    #[arg(long, value_name = "[IFACE=]TAG", value_delimiter = ',')]
+    /// Tags to push.
+    // The help stands apart because rustdoc would take its brackets for links.
+    #[arg(
+        long,
+        value_name = "[IFACE=]TAG",
+        value_delimiter = ',',
+        help = "Put a VLAN tag outside of all others: VID or TPID:VID[:PCP[:DEI]]; for one interface of a capture IFACE=TAG; '' clears"
+    )]
     pub vlan_push: Vec<VlanPushArg>,
 
     /// Put a VLAN tag in the place of the outermost one, or push it where there is none; '' clears
