@@ -192,7 +192,8 @@ impl Consumer {
     /// ([`Batch::lapped`], [`ReaderStats::lapped`]) and reading goes on in the middle of the ring.
     ///
     /// # Errors
-    /// [`Error::Quarantined`] after three corrupt records within a second, and from then on.
+    /// [`Error::Quarantined`] after three corrupt records within a second, and from then on;
+    /// [`Error::Poisoned`] when another process cut the file short.
     pub fn poll(&mut self, batch: &mut Batch) -> Result<Poll, Error> {
         batch.clear();
         if let Some(reason) = self.quarantine {
@@ -213,6 +214,10 @@ impl Consumer {
                 Round::Nothing => {}
                 Round::Corrupt(reason) => self.strike(reason)?,
             }
+        }
+        if self.shared.poisoned() {
+            batch.clear();
+            return Err(self.poisoned());
         }
         batch.lapped = self.reader.lapped() - lapped_before;
         self.publish_account();
@@ -317,6 +322,9 @@ impl Consumer {
             self.strikes = 0;
         }
         self.strikes += 1;
+        if self.shared.poisoned() {
+            return Err(self.poisoned());
+        }
         if self.strikes >= STRIKES {
             self.quarantine = Some(reason);
             self.publish_account();

@@ -109,7 +109,7 @@ fn open_file(path: &Path, write: bool) -> std::io::Result<File> {
     File::options()
         .read(true)
         .write(write)
-        .custom_flags(libc::O_NOFOLLOW)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
         .open(path)
 }
 

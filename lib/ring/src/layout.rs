@@ -12,6 +12,7 @@
 //! All words are native-endian u64: a ring never leaves its host.
 
 use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use crate::error::Error;
@@ -268,7 +269,11 @@ impl Header {
 /// Whether the file at `path` begins like a ring.
 pub(crate) fn has_magic(path: &Path) -> bool {
     let mut bytes = [0; 8];
-    let opened = std::fs::File::open(path);
+    // A pipe of that name must not keep anybody waiting.
+    let opened = std::fs::File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path);
     opened.is_ok_and(|mut file| file.read_exact(&mut bytes).is_ok())
         && u64::from_ne_bytes(bytes) == MAGIC
 }

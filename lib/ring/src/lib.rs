@@ -91,7 +91,7 @@ pub use files::{Retired, RingInfo};
 pub use frame::{Direction, Flags, Meta};
 pub use layout::{LABEL_MAX, Mode, SLOTS, SOURCES};
 pub use name::{Backing, RingDir, RingName};
-pub use observe::{Observer, ProducerInfo, ReaderStats, RingState, RingStats};
+pub use observe::{GoneReaders, Observer, ProducerInfo, ReaderStats, RingState, RingStats};
 pub use producer::{Burst, Producer};
 pub use protocol::record_size;
 pub use reasons::{DropReason, Outcome};

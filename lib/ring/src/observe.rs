@@ -65,6 +65,21 @@ pub struct RingStats {
     pub sources: Vec<SourceStats>,
     /// Consumers, dead ones that can be resumed included.
     pub readers: Vec<ReaderStats>,
+    /// Consumers that gave up their slot, or lost it to another.
+    pub gone: GoneReaders,
+}
+
+/// Sums over consumers that are no longer listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct GoneReaders {
+    /// How many there were.
+    pub readers: u64,
+    /// Frames given to them.
+    pub delivered: u64,
+    /// Frames that were overwritten before they read them.
+    pub lapped: u64,
+    /// Frames lost in corrupt places of the ring.
+    pub corrupt: u64,
 }
 
 /// Counters of one consumer.
@@ -151,7 +166,8 @@ impl Observer {
     /// seems to have read what was not published.
     ///
     /// # Errors
-    /// [`Error::Io`] when the kernel cannot be asked who lives.
+    /// [`Error::Io`] when the kernel cannot be asked who lives; [`Error::Poisoned`] when another process
+    /// cut the file short.
     pub fn stats(&self) -> Result<RingStats, Error> {
         let (map, shared) = (&self.shared.data, self.shared.as_ref());
         let used = |&index: &usize| Slot::new(&self.shared, index).used();
@@ -165,6 +181,11 @@ impl Observer {
             .collect();
         let ledger = ledger_at(shared).unwrap_or_default();
         let oldest = start::locate(shared, self.geometry, Start::Oldest, 0);
+        if shared.poisoned() {
+            return Err(Error::Poisoned {
+                name: self.info.name.to_string(),
+            });
+        }
         let readers = slots
             .into_iter()
             .map(|(_, stats)| lag(stats, &ledger))
@@ -181,6 +202,7 @@ impl Observer {
             drops,
             sources: sources::stats(map),
             readers,
+            gone: slots::gone(&self.shared.readers),
             info: self.info.clone(),
         })
     }

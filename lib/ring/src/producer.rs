@@ -20,6 +20,9 @@ use crate::reasons::DropReason;
 use crate::slots::{self, Slot};
 use crate::sources::{self, SourceCounters};
 
+/// Larger rings are not mapped page by page in advance: it would take seconds.
+const POPULATE_MAX: u64 = 1 << 30;
+
 /// The one producer of a ring.
 ///
 /// It may move to another thread but not be shared: positions have one writer.
@@ -89,6 +92,10 @@ impl Producer {
             registrations: u64::MAX,
             single_thread: PhantomData,
         };
+        if producer.info.footprint <= POPULATE_MAX {
+            // The pages are there; this spares the first lap a fault for each. Not worth failing for.
+            let _ = producer.shared.data.populate();
+        }
         producer.settle();
         producer.sign(holder);
         DATA_BELL.ring(producer.shared.as_ref());
@@ -148,13 +155,17 @@ impl Producer {
     /// [`Producer::wait_space`].
     ///
     /// # Errors
-    /// [`Error::BurstTooLarge`] when that never fits.
+    /// [`Error::BurstTooLarge`] when that never fits; [`Error::Poisoned`] when another process cut the
+    /// file short.
     #[inline]
     pub fn reserve(&mut self, bytes: usize) -> Result<Option<Burst<'_>>, Error> {
         let wanted = (bytes as u64).saturating_add(15) & !15;
         let most = self.writer.geometry().max_burst;
         if wanted > most {
             return Err(self.too_large(bytes));
+        }
+        if self.shared.poisoned() {
+            return Err(self.poisoned());
         }
         if self.info.mode == Mode::Wait && !self.has_space(wanted) {
             return Ok(None);
@@ -164,6 +175,13 @@ impl Producer {
             producer: self,
             frames: 0,
         }))
+    }
+
+    #[cold]
+    fn poisoned(&self) -> Error {
+        Error::Poisoned {
+            name: self.info.name.to_string(),
+        }
     }
 
     #[cold]

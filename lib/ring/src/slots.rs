@@ -18,6 +18,7 @@ use crate::memory::lock;
 use crate::memory::mapping::Mapping;
 use crate::memory::shared::Shared;
 use crate::name::RingName;
+use crate::observe::GoneReaders;
 use crate::protocol::Account;
 use crate::reasons::Outcome;
 
@@ -211,6 +212,17 @@ fn take(
         lock::unlock(file.as_fd(), byte).at("unlock a slot of ring", path)?;
     }
     Ok(None)
+}
+
+/// What the freed slots had counted.
+pub(crate) fn gone(map: &Mapping) -> GoneReaders {
+    let get = |i: u64| map.get(readers::GONE + 8 * i);
+    GoneReaders {
+        readers: get(0),
+        delivered: get(1),
+        lapped: get(2),
+        corrupt: get(3),
+    }
 }
 
 /// Begins a new consumer's life in a claimed slot.

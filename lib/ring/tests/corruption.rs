@@ -181,7 +181,7 @@ fn a_monkey_with_a_writable_map_stops_nobody() {
                     *chance ^= *chance << 13;
                     *chance ^= *chance >> 7;
                     *chance ^= *chance << 17;
-                    let at = 4096 + *chance % (length - 4096 - 8) & !7;
+                    let at = (4096 + *chance % (length - 4096 - 8)) & !7;
                     file.write_all_at(&chance.to_ne_bytes(), at)
                         .expect("written");
                 }
@@ -202,4 +202,47 @@ fn a_monkey_with_a_writable_map_stops_nobody() {
     }
     println!("{quarantines} of 100 rings quarantined, {polls} rounds");
     assert!(quarantines > 50);
+}
+
+#[test]
+fn a_truncated_file_kills_nobody() {
+    for length in [0, 4096, 12288] {
+        let mut v = victim();
+        let mut other = victim();
+        let mut consumer =
+            Consumer::open(&v.dir, &v.name, "reader", Start::Newest, false).expect("a consumer");
+        let observer = Observer::open(&v.dir, &v.name).expect("an observer");
+        fill(&mut v.producer, 100);
+        v.file.set_len(length).expect("truncated");
+        let mut batch = Batch::new(64 << 10, 64);
+        let polled = consumer.poll(&mut batch);
+        assert!(matches!(polled, Err(Error::Poisoned { .. })), "{polled:?}");
+        assert!(batch.is_empty());
+        // With its pages left alone, the statistics are still true.
+        let stats = observer.stats();
+        assert_eq!(
+            matches!(stats, Err(Error::Poisoned { .. })),
+            length < 12288,
+            "{stats:?}"
+        );
+        // The producer notices at the latest after a burst into nowhere.
+        let mut errors = 0;
+        for _ in 0..3 {
+            match v.producer.reserve(record_size(100)) {
+                Ok(Some(mut burst)) => {
+                    burst.push(&Meta::default(), &[&[1; 100]]);
+                    burst.commit();
+                }
+                Ok(None) => {}
+                Err(Error::Poisoned { .. }) => errors += 1,
+                Err(e) => panic!("{e}"),
+            }
+        }
+        assert_eq!(errors, 2);
+        // Rings next to it go on.
+        let mut reader =
+            Consumer::open(&other.dir, &other.name, "r", Start::Oldest, false).expect("a consumer");
+        fill(&mut other.producer, 10);
+        assert_eq!(reader.poll(&mut batch).expect("healthy"), Poll::Frames(10));
+    }
 }

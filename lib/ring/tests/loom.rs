@@ -5,6 +5,10 @@
 //! of them must be caught, which shows that the checks can fail.
 //!
 //! What loom cannot see: copies that are not words, other processes, real hardware.
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "numbers in tests are small"
+)]
 
 use std::sync::Arc as StdArc;
 use std::sync::atomic::{AtomicUsize, Ordering as StdOrdering};

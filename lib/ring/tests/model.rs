@@ -1,4 +1,8 @@
 //! The protocol against a model: random operations, starting at positions near every border.
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "numbers in tests are small"
+)]
 
 use fluxcap_ring::protocol::{
     Copied, Geometry, Head, HeapWords, Kind, Parsed, Reader, Word, Words, Writer,
@@ -43,8 +47,8 @@ fn geometry() -> impl Strategy<Value = Geometry> {
         Geometry {
             base,
             capacity,
-            max_record: capacity / 8 & !15,
-            max_burst: capacity / 4 & !15,
+            max_record: (capacity / 8) & !15,
+            max_burst: (capacity / 4) & !15,
             sync_shift,
         }
     })
@@ -94,7 +98,7 @@ impl World {
     /// Begins a burst and writes as many of the frames as fit.
     fn write(&mut self, lengths: &[u16], more: u16) -> Vec<u16> {
         let needed: u64 = lengths.iter().map(|&l| head(0, l).total()).sum();
-        let bytes = (needed + u64::from(more) & !15).min(self.geometry.max_burst);
+        let bytes = ((needed + u64::from(more)) & !15).min(self.geometry.max_burst);
         self.writer.begin(&self.words, bytes);
         let mut written = Vec::new();
         for &length in lengths {
@@ -169,7 +173,7 @@ impl World {
     /// Whatever the index names is a true record at or after the place.
     fn find(&self, place: u16) {
         let commit = self.writer.published().pos;
-        let back = u64::from(place) * self.geometry.capacity >> 16 & !15;
+        let back = ((u64::from(place) * self.geometry.capacity) >> 16) & !15;
         let published = commit.wrapping_sub(self.geometry.base);
         let target = commit.wrapping_sub(back.min(published));
         let (reader, _) = &self.readers[0];

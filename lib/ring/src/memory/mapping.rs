@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
 use super::copy;
+use super::sigbus::Guard;
 
 /// A shared mapping of a file whose tail, `ring` bytes long, is mapped a second time right behind itself.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub(crate) struct Mapping {
     /// Where the doubled tail begins.
     ring_at: usize,
     ring: usize,
+    /// Dropped before the range is unmapped.
+    guard: Option<Guard>,
 }
 
 // SAFETY: the mapping is plain memory that belongs to no thread; all access goes through atomics
@@ -62,19 +65,27 @@ impl Mapping {
         let padding = reserved.as_ptr().align_offset(unit);
         // SAFETY: `padding` is less than `unit`, which the reservation includes.
         let base = unsafe { reserved.add(padding) };
-        let mapping = Self {
+        let mut mapping = Self {
             reserved,
             reserved_len,
             base,
             len,
             ring_at: file_len - ring,
             ring,
+            guard: None,
         };
         mapping.place(&file, 0, 0, file_len, writable)?;
         if ring > 0 {
             mapping.place(&file, file_len, file_len - ring, ring, writable)?;
         }
+        mapping.guard = Some(Guard::new(base.as_ptr() as usize, len));
         Ok(mapping)
+    }
+
+    /// Whether the file was cut short and the memory is gone.
+    #[inline]
+    pub(crate) fn poisoned(&self) -> bool {
+        self.guard.as_ref().is_some_and(Guard::poisoned)
     }
 
     /// Maps `len` bytes of the file from `offset` on over the reservation at `at`.
@@ -226,6 +237,7 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
+        self.guard = None;
         // SAFETY: the range was reserved by `new` and is unmapped once; references into it
         // borrow `self` and are gone.
         let unmapped = unsafe { munmap(self.reserved.as_ptr().cast(), self.reserved_len) };

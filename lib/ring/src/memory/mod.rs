@@ -4,3 +4,4 @@ pub(crate) mod copy;
 pub(crate) mod lock;
 pub(crate) mod mapping;
 pub(crate) mod shared;
+pub(crate) mod sigbus;

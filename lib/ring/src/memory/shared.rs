@@ -38,6 +38,12 @@ impl Shared {
         }
     }
 
+    /// Whether the memory of either file was taken away.
+    #[inline]
+    pub(crate) fn poisoned(&self) -> bool {
+        self.data.poisoned() || self.readers.poisoned()
+    }
+
     /// The futex behind a word.
     pub(crate) fn futex(&self, word: Word) -> &std::sync::atomic::AtomicU32 {
         let (map, at) = self.locate(word);
