@@ -37,6 +37,9 @@ pub enum Poll {
 
 /// So many corrupt records within a second end the reading.
 const STRIKES: u32 = 3;
+/// Looks for work before a sleep, about two microseconds: a producer under load is back by then, and
+/// a system call on each side is spared.
+const SPINS: u32 = 64;
 /// Most attempts within one poll to get past laps, fillings and corrupt records.
 const ROUNDS: u32 = 4;
 
@@ -369,6 +372,9 @@ impl Consumer {
     /// [`Error::Poisoned`] when the memory of the ring is gone.
     pub fn wait(&self, timeout: Duration) -> Result<bool, Error> {
         let words = self.shared.as_ref();
+        if !timeout.is_zero() && (0..SPINS).any(|_| self.ready_soon()) {
+            return Ok(true);
+        }
         let ticket = DATA_BELL.arm(words);
         if self.reader.ready(words) {
             return Ok(true);
@@ -377,6 +383,11 @@ impl Consumer {
             Slept::Unreachable => Err(self.poisoned()),
             Slept::Woken | Slept::TimedOut => Ok(self.reader.ready(words)),
         }
+    }
+
+    fn ready_soon(&self) -> bool {
+        std::hint::spin_loop();
+        self.reader.ready(self.shared.as_ref())
     }
 
     /// How long to sleep: shorter once the ring is retired and only its producer's end is awaited.
