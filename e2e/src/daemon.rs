@@ -178,9 +178,10 @@ impl Daemon {
         let file = File::create(&log)
             .unwrap_or_else(|error| panic!("cannot make {}: {error}", log.display()));
         let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", self.namespace.display()));
+        // A test that is killed takes its daemons with it.
         command
-            .arg(format!("--net={}", self.namespace.display()))
-            .arg("--")
+            .args(["--", "setpriv", "--pdeathsig", "KILL", "--"])
             .arg(binary(&self.name));
         command.args(&self.args).envs(self.environment.clone());
         command

@@ -124,6 +124,8 @@ impl Generator {
     #[must_use]
     #[track_caller]
     pub fn start(&self, netns: &Netns, device: &str) -> Sending {
+        // Made here, so that a size that cannot be is the caller's panic.
+        let burst = vec![self.headers.frame(self.size); usize::try_from(BURST).expect("small")];
         let socket = netns.run(|| open(device));
         let mut output = Output {
             device: device.to_owned(),
@@ -139,7 +141,7 @@ impl Generator {
         let thread = thread::Builder::new().name(format!("generator-{}", self.stream));
         let thread = thread.spawn(move || {
             enter(&path);
-            let sent = generator.run(&mut output, &count, &asked);
+            let sent = generator.run(&mut output, burst, &count, &asked);
             Sent {
                 dropped: drops(&name, &output.device).saturating_sub(before),
                 ..sent
@@ -148,14 +150,18 @@ impl Generator {
         Sending {
             progress,
             stop,
-            thread: thread.expect("start a thread"),
+            thread: Some(thread.expect("start a thread")),
         }
     }
 
     /// The loop: how many frames are due by now, at most a burst of them, then sleep until the next is due.
-    fn run(&self, output: &mut Output, progress: &AtomicU64, stop: &AtomicBool) -> Sent {
-        let mut frames =
-            vec![self.headers.frame(self.size); usize::try_from(BURST).expect("small")];
+    fn run(
+        &self,
+        output: &mut Output,
+        mut frames: Vec<Vec<u8>>,
+        progress: &AtomicU64,
+        stop: &AtomicBool,
+    ) -> Sent {
         let mut sent = Sent::default();
         let begun = Instant::now();
         let mut schedule = begun;
@@ -232,7 +238,7 @@ impl Generator {
 pub struct Sending {
     progress: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<Sent>,
+    thread: Option<JoinHandle<Sent>>,
 }
 
 impl Sending {
@@ -244,8 +250,9 @@ impl Sending {
 
     /// Waits until everything is out.
     #[track_caller]
-    pub fn join(self) -> Sent {
-        self.thread.join().expect("the generator ended well")
+    pub fn join(mut self) -> Sent {
+        let thread = self.thread.take().expect("a generator is joined once");
+        thread.join().expect("the generator ended well")
     }
 
     /// Stops after the current burst.
@@ -253,6 +260,12 @@ impl Sending {
     pub fn stop(self) -> Sent {
         self.stop.store(true, Ordering::Relaxed);
         self.join()
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
     }
 }
 

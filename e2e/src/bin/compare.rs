@@ -20,7 +20,7 @@ use pcap_file::pcap::PcapReader;
 struct Args {
     /// What came out.
     output: PathBuf,
-    /// What went in, as [VID:]FILE; with VID, the tag that must stand in front of each of its frames.
+    /// What went in, as `[VID:]FILE`; with VID, the tag that must stand in front of each of its frames.
     #[arg(required = true)]
     sources: Vec<Source>,
     /// How many times each file was replayed.
