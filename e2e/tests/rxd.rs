@@ -240,7 +240,7 @@ fn a_filter_changes_without_losing_a_frame_that_both_want() {
     let lab = tap_to_output(&["--filter", "udp"]);
     let sink = lab.outputs[0].sink();
     let headers = Headers { udp: Some((1000, 2000)), tags: vec![(0x8100, 5)], ..Headers::default() };
-    let sending = lab.taps[0].start(&Generator::new(1).headers(headers).rate(20_000).count(60_000));
+    let sending = lab.taps[0].start(&Generator::new(1).size(100).headers(headers).rate(20_000).count(60_000));
     for round in 0.. {
         if sending.frames() >= 55_000 {
             break;

@@ -117,17 +117,17 @@ fn validate_buffer(spec: &CaptureSpec) -> Result<(), Refusal> {
     } else {
         spec.buffer_bytes
     };
-    if !block.is_power_of_two() || !(4096..=1 << 30).contains(&block) {
+    if !block.is_power_of_two() || !(128 << 10..=1 << 30).contains(&block) {
         return Err(Refusal::invalid(
             "block_bytes",
-            "must be a power of two from 4K to 1G",
+            "must be a power of two from 128K to 1G",
         ));
     }
-    if buffer < 2 * u64::from(block) || buffer > 16 << 30 {
+    if buffer < 2 * u64::from(block) || buffer > 4 << 30 {
         let least = format_size(2 * u64::from(block));
         return Err(Refusal::invalid(
             "buffer_bytes",
-            format!("must be from two blocks ({least}) to 16 GiB"),
+            format!("must be from two blocks ({least}) to 4 GiB"),
         ));
     }
     if !spec.block_retire_us.is_multiple_of(1000) || spec.block_retire_us > 1_000_000 {
@@ -240,7 +240,7 @@ impl<'w> Capture<'w> {
             return;
         };
         for input in &mut self.inputs {
-            input.read_statistics(&mut ring, self.worker.live());
+            input.leave(&mut ring, self.worker.live());
         }
         ring.close();
     }

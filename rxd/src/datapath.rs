@@ -84,13 +84,12 @@ impl Path {
             // Before the frames are published: a successor must never find more published than received.
             ring.source(self.source).add_received(frames);
             live.received.add(frames);
-            let longest = ring.max_frame();
+            let (longest, usual) = (ring.max_frame(), BURST_BYTES.min(ring.max_burst()));
             let mut packets = block.packets();
             let mut next = packets.next();
             while let Some(first) = &next {
                 let mut tally = Tally::default();
-                let room =
-                    BURST_BYTES.max(record_size((first.data.len() + TAG_BYTES).min(longest)));
+                let room = usual.max(record_size((first.data.len() + TAG_BYTES).min(longest)));
                 if let Some(mut burst) = reserve(ring, room, &stop)? {
                     while let Some(packet) = &mut next {
                         if burst.room() < record_size((packet.data.len() + TAG_BYTES).min(longest))
@@ -107,6 +106,13 @@ impl Path {
                 }
                 tally.settle(ring, live);
             }
+            // Frames that cannot be reached because the block is damaged.
+            let lost = packets.left() as u64;
+            Tally {
+                malformed: lost,
+                ..Tally::default()
+            }
+            .settle(ring, live);
         }
         Ok(pumped)
     }

@@ -6,9 +6,9 @@ use fluxcap_options::{EditError, compile_edits};
 use fluxcap_proto::v1;
 use fluxcap_ring::{DropReason, Producer, SourceCounters};
 use fluxcap_service::State;
-use fluxcap_socket::{CaptureOptions, Link, PacketCapture, SockFilter};
+use fluxcap_socket::{CaptureOptions, Link, LinkWatch, PacketCapture, SockFilter};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Size of the kernel's buffer for each interface, unless the spec says otherwise.
 pub(crate) const BUFFER_BYTES: u64 = 32 << 20;
@@ -16,6 +16,8 @@ pub(crate) const BUFFER_BYTES: u64 = 32 << 20;
 pub(crate) const BLOCK_BYTES: u32 = 256 << 10;
 /// Time after which the kernel hands over a block that is not full.
 const BLOCK_RETIRE: Duration = Duration::from_millis(1);
+/// How long an interface that is let go is still read.
+const DRAIN: Duration = Duration::from_secs(1);
 
 /// An interface that a capture wants, attached or not.
 #[derive(Debug)]
@@ -32,6 +34,11 @@ pub(crate) struct Input {
 struct Attached {
     socket: PacketCapture,
     link: Link,
+    /// Frames that the kernel has counted as taken, less those that it handed over. Below 0 between two looks at the
+    /// kernel's counters.
+    waiting: i64,
+    /// Frames counted by the kernel for which the books of no ring have been charged yet.
+    owed: u64,
 }
 
 impl Input {
@@ -175,11 +182,17 @@ impl Input {
         if let Err(error) = self.register(ring) {
             return self.set_state(State::Waiting, error.to_string());
         }
-        self.count_missed(link, ring);
+        // As it is now that the socket is open: that took its time, and frames went by.
+        let seen = LinkWatch::open().and_then(|mut links| links.find_index(link.index));
+        if let Ok(Some(now)) = seen {
+            self.count_missed(&now, ring);
+        }
         self.status.attached += 1;
         self.attached = Some(Attached {
             socket,
             link: link.clone(),
+            waiting: 0,
+            owed: 0,
         });
         self.show_link();
         tracing::info!(interface = %link.name, ifindex = link.index, "attached");
@@ -245,6 +258,7 @@ impl Input {
             return Ok(Pumped::default());
         };
         let pumped = self.path.pump(&mut attached.socket, ring, live, stop)?;
+        attached.waiting -= signed(pumped.frames);
         if pumped.frames == 0 {
             // "Network is down" stays until it is read, and keeps poll from sleeping.
             attached.socket.take_error();
@@ -255,6 +269,15 @@ impl Input {
 
     /// Reads the kernel's counters, which it forgets by that, and puts a loss into the ring at this place.
     pub(crate) fn read_statistics(&mut self, ring: &mut Producer, live: &CaptureLive) {
+        self.count(ring, live, Backlog::ComesHere);
+    }
+
+    /// The last look at the counters before the frames go into another ring.
+    pub(crate) fn leave(&mut self, ring: &mut Producer, live: &CaptureLive) {
+        self.count(ring, live, Backlog::GoesElsewhere);
+    }
+
+    fn count(&mut self, ring: &mut Producer, live: &CaptureLive, backlog: Backlog) {
         let Some(attached) = &mut self.attached else {
             return;
         };
@@ -265,9 +288,20 @@ impl Input {
                 return;
             }
         };
-        let (packets, drops) = (u64::from(read.packets), u64::from(read.drops));
+        let (taken, mut drops) = (u64::from(read.packets), u64::from(read.drops));
+        attached.waiting += signed(taken.saturating_sub(drops));
+        let waiting = u64::try_from(attached.waiting).unwrap_or(0);
+        let mut packets = taken + std::mem::take(&mut attached.owed);
+        match backlog {
+            Backlog::ComesHere => {}
+            Backlog::GoesElsewhere => {
+                attached.owed = waiting.min(packets);
+                packets -= attached.owed;
+            }
+            Backlog::IsLost => drops += waiting,
+        }
         ring.source(self.path.source).add_kernel(packets, drops);
-        self.status.kernel_frames += packets;
+        self.status.kernel_frames += taken;
         self.status.kernel_dropped_frames += drops;
         self.status.kernel_freezes += u64::from(read.freezes);
         live.kernel_dropped.add(drops);
@@ -276,16 +310,32 @@ impl Input {
         }
     }
 
-    /// Takes what the socket still holds and closes it. The interface is gone, or not wanted any more.
+    /// Takes what the socket still holds, bounded in time, and closes it. The interface is gone, or not wanted any more.
     pub(crate) fn detach(&mut self, ring: &mut Producer, live: &CaptureLive) {
-        while self
-            .pump(ring, live, || true)
-            .is_ok_and(|pumped| pumped.frames > 0)
+        let end = Instant::now() + DRAIN;
+        while Instant::now() < end
+            && self
+                .pump(ring, live, || true)
+                .is_ok_and(|pumped| pumped.frames > 0)
         {}
-        self.read_statistics(ring, live);
+        self.count(ring, live, Backlog::IsLost);
         self.attached = None;
         self.set_absent();
     }
+}
+
+fn signed(frames: u64) -> i64 {
+    i64::try_from(frames).unwrap_or(i64::MAX)
+}
+
+/// Frames that the kernel has counted and not handed over yet.
+enum Backlog {
+    /// Goes into this ring, later.
+    ComesHere,
+    /// Goes into the next ring, whose books shall have it.
+    GoesElsewhere,
+    /// Goes away with the socket: lost in the kernel.
+    IsLost,
 }
 
 impl Input {

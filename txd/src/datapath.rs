@@ -102,7 +102,7 @@ fn edit<'f>(
         Edited::SampledOut => return Err(Outcome::SampledOut),
         Edited::Malformed => return Err(Outcome::Malformed),
     };
-    let longest = output.longest(frame.vlan_count() > 0);
+    let longest = output.longest(is_8021q(&frame));
     if frame.len() > longest {
         if !truncate {
             return Err(Outcome::Oversize);
@@ -111,6 +111,11 @@ fn edit<'f>(
         tally.add(pick.feed, Outcome::Truncated);
     }
     Ok(frame)
+}
+
+/// Whether the outer tag is one for which the kernel allows four bytes more; it does so for this TPID only.
+fn is_8021q(frame: &WireFrame<'_>) -> bool {
+    frame.outer_tag().is_some_and(|tag| tag.tpid == 0x8100)
 }
 
 fn outcome(fate: Fate) -> Outcome {
