@@ -59,8 +59,9 @@ const SYNC_AT: usize = 32;
 impl LoomWords {
     fn new(fault: Fault, geometry: &Geometry) -> Self {
         let zeroed = |n: u64| (0..n).map(|_| AtomicU64::new(0)).collect();
-        let memory = Self {
-            fault,
+        let mut memory = Self {
+            // A fault begins when the ring is in order.
+            fault: Fault::None,
             words: zeroed(SYNC_AT as u64 + geometry.blocks()),
             data: zeroed(geometry.capacity / 8),
             life: std::sync::atomic::AtomicIsize::new(isize::MAX),
@@ -68,6 +69,7 @@ impl LoomWords {
             woken: Condvar::new(),
         };
         Writer::format(&memory, geometry);
+        memory.fault = fault;
         memory
     }
 

@@ -531,3 +531,38 @@ fn a_sleeper_is_woken_by_a_publication() {
         }
     });
 }
+
+#[test]
+fn a_replacement_whose_author_died_halfway_is_finished_by_the_next_user() {
+    let (_temp, dir, name) = place();
+    let (_other, elsewhere, _) = place();
+    create(&dir, &name, &options(64 << 10)).expect("the old ring");
+    let mut consumer = open(&dir, &name, "reader", Start::Newest);
+    let new = create(&elsewhere, &name, &options(1 << 20)).expect("the new ring");
+    // What is there after the first of the two renames.
+    let (from, to) = (elsewhere.path(), dir.path());
+    std::fs::rename(from.join("cisco"), to.join(".cisco.next")).expect("renamed");
+    std::fs::rename(from.join(".cisco.readers"), to.join(".cisco.readers")).expect("renamed");
+    let follower = open(&dir, &name, "reader", Start::Newest);
+    assert_eq!(follower.info().epoch, new.epoch);
+    assert_eq!(
+        consumer.retired(),
+        Some(Retired {
+            successor: Some(new.epoch)
+        })
+    );
+    let retired = consumer.poll(&mut Batch::new(4096, 16)).expect("healthy");
+    assert_eq!(retired, Poll::Retired);
+    assert_eq!(std::fs::read_dir(to).expect("read").count(), 2, "leftovers");
+}
+
+/// Both sides may move to a thread of their own.
+#[test]
+fn both_sides_are_send() {
+    fn send<T: Send>() {}
+    send::<Producer>();
+    send::<Consumer>();
+    send::<Batch>();
+    send::<SourceCounters>();
+    send::<Observer>();
+}
