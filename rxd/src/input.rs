@@ -288,7 +288,7 @@ impl Input {
                 return;
             }
         };
-        let (taken, mut drops) = (u64::from(read.packets), u64::from(read.drops));
+        let (taken, mut drops) = (read.packets, read.drops);
         attached.waiting += signed(taken.saturating_sub(drops));
         let waiting = u64::try_from(attached.waiting).unwrap_or(0);
         let mut packets = taken + std::mem::take(&mut attached.owed);
@@ -303,7 +303,7 @@ impl Input {
         ring.source(self.path.source).add_kernel(packets, drops);
         self.status.kernel_frames += taken;
         self.status.kernel_dropped_frames += drops;
-        self.status.kernel_freezes += u64::from(read.freezes);
+        self.status.kernel_freezes += read.freezes;
         live.kernel_dropped.add(drops);
         if drops > 0 {
             publish_loss(ring, self.path.source, drops);

@@ -30,6 +30,7 @@ pub(crate) struct Feed {
     /// Epoch of the ring that could not be read: only another one is worth a try.
     broken: Option<u64>,
     status: v1::TransmitRingStatus,
+    changed: bool,
 }
 
 impl Feed {
@@ -49,6 +50,7 @@ impl Feed {
                 name: name.to_owned(),
                 ..Default::default()
             },
+            changed: false,
         }
     }
 
@@ -175,7 +177,13 @@ impl Feed {
         }
     }
 
+    /// Whether the state has changed since the last call.
+    pub(crate) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
     fn set_state(&mut self, state: State, reason: String) {
+        self.changed |= self.status.reason != reason;
         self.status.state = v1::State::from(state).into();
         self.status.reason = reason;
     }

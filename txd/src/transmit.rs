@@ -17,8 +17,14 @@ use std::time::{Duration, Instant};
 const MERGE_WINDOW: Duration = Duration::from_millis(2);
 /// Longest merge window that makes sense: a ring at full rate must hold it.
 const MAX_MERGE_WINDOW_US: u32 = 10_000_000;
-/// Time between two looks at the link and two updates of what is shown.
-const TICK: Duration = Duration::from_millis(20);
+/// Time between two looks at the link while frames go out: not every loss of the link shows in a send.
+const LOOK_BUSY: Duration = Duration::from_millis(20);
+/// The same while there is nothing to send.
+const LOOK_IDLE: Duration = Duration::from_millis(100);
+/// Time between two updates of what is shown, when nothing special happens.
+const SHOW: Duration = Duration::from_millis(200);
+/// Longest sleep on the doorbell of a ring, which is not to be relied on for longer.
+const NAP: Duration = Duration::from_millis(10);
 /// Time between two attempts to open an output that is there but cannot be opened.
 const RETRY: Duration = Duration::from_millis(500);
 /// How long a transmit that ends still sends what the rings hold.
@@ -126,6 +132,7 @@ struct Transmit<'w> {
     output: Output,
     report: SendReport,
     looked: Instant,
+    shown: Instant,
     tried: Instant,
 }
 
@@ -147,6 +154,7 @@ impl<'w> Transmit<'w> {
             spec: TransmitSpec::clone(&spec),
             report: SendReport::default(),
             looked: now,
+            shown: now,
             tried: now,
         })
     }
@@ -161,10 +169,11 @@ impl<'w> Transmit<'w> {
             {
                 return self.worker.set_state(State::Failed, reason);
             }
-            if !self.turn() {
+            let busy = self.turn();
+            if !busy {
                 self.sleep();
             }
-            if self.looked.elapsed() >= TICK {
+            if self.looked.elapsed() >= if busy { LOOK_BUSY } else { LOOK_IDLE } {
                 self.look();
             }
         }
@@ -209,7 +218,7 @@ impl<'w> Transmit<'w> {
         let timeout = if held_back {
             self.window.min(Duration::from_millis(1))
         } else {
-            TICK / 2
+            NAP
         };
         let mut open = self.feeds.iter().filter_map(Feed::ring);
         let Some(first) = open.next() else {
@@ -229,15 +238,22 @@ impl<'w> Transmit<'w> {
     /// Follows the link and shows how things are.
     fn look(&mut self) {
         self.looked = Instant::now();
-        self.output.follow();
+        let mut changed = self.output.follow();
         if self.output.reason().is_some() && self.tried.elapsed() >= RETRY {
             self.tried = self.looked;
             self.output.find();
+            changed = true;
         }
-        self.show();
+        for feed in &mut self.feeds {
+            changed |= feed.take_changed();
+        }
+        if changed || self.shown.elapsed() >= SHOW {
+            self.show();
+        }
     }
 
     fn show(&mut self) {
+        self.shown = Instant::now();
         let rings: Vec<_> = self.feeds.iter_mut().map(Feed::status).collect();
         let mut reasons: Vec<String> = self.output.reason().into_iter().collect();
         reasons.extend(
