@@ -23,28 +23,61 @@ fn published(lab: &Lab) -> Option<u64> {
 fn a_capture_is_read_by_tcpdump_and_tshark() {
     need_root!();
     let lab = tap_to_ring();
-    let headers = Headers { udp: Some((1000, 2000)), tags: vec![(0x88a8, 100), (0x8100, 0xa007)], ..Headers::default() };
+    let headers = Headers {
+        udp: Some((1000, 2000)),
+        tags: vec![(0x88a8, 100), (0x8100, 0xa007)],
+        ..Headers::default()
+    };
     lab.taps[0].send(&Generator::new(1).size(200).headers(headers).count(50));
     wait_until(SOON, "in the ring", || published(&lab) == Some(50));
     let read_by = |program: &str, args: &[&str]| {
         let mut capture = lab
             .fluxctl
-            .command(&["capture", "cisco", "-w", "-", "--from", "oldest", "-c", "50"])
+            .command(&[
+                "capture", "cisco", "-w", "-", "--from", "oldest", "-c", "50",
+            ])
             .stdout(Stdio::piped())
             .spawn()
             .expect("start fluxctl");
         let stdin = capture.stdout.take().expect("piped");
-        let output = Command::new(program).args(args).stdin(stdin).output().expect(program);
+        let output = Command::new(program)
+            .args(args)
+            .stdin(stdin)
+            .output()
+            .expect(program);
         assert!(capture.wait().expect("fluxctl").success());
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         String::from_utf8(output.stdout).expect("text")
     };
     let lines = read_by("tcpdump", &["-ner", "-"]);
     assert_eq!(lines.lines().count(), 50);
-    assert!(lines.lines().all(|line| line.contains("vlan 7, p 5") && line.contains(".1000 > ")), "{lines}");
-    let fields = ["-r", "-", "-T", "fields", "-e", "frame.interface_name", "-e", "frame.len", "-e", "udp.dstport"];
+    assert!(
+        lines
+            .lines()
+            .all(|line| line.contains("vlan 7, p 5") && line.contains(".1000 > ")),
+        "{lines}"
+    );
+    let fields = [
+        "-r",
+        "-",
+        "-T",
+        "fields",
+        "-e",
+        "frame.interface_name",
+        "-e",
+        "frame.len",
+        "-e",
+        "udp.dstport",
+    ];
     let lines = read_by("tshark", &fields);
-    assert!(lines.lines().all(|line| line == "tap0\t200\t2000"), "{lines}");
+    assert!(
+        lines.lines().all(|line| line == "tap0\t200\t2000"),
+        "{lines}"
+    );
 }
 
 #[test]
@@ -52,15 +85,37 @@ fn a_capture_takes_a_filter_and_ends_quietly_when_its_reader_does() {
     need_root!();
     let lab = tap_to_ring();
     for port in [2000, 2001] {
-        let headers = Headers { udp: Some((1000, port)), ..Headers::default() };
+        let headers = Headers {
+            udp: Some((1000, port)),
+            ..Headers::default()
+        };
         lab.taps[0].send(&Generator::new(port).size(100).headers(headers).count(100));
     }
     wait_until(SOON, "in the ring", || published(&lab) == Some(200));
     let file = lab.dirs.run().join("out.pcapng");
     let path = file.to_str().expect("text");
-    lab.ctl(&["capture", "cisco", "-w", path, "--from", "oldest", "--filter", "udp port 2001", "-c", "100"]);
-    let listed = Command::new("tcpdump").args(["-nr", path]).output().expect("tcpdump");
-    assert_eq!(String::from_utf8_lossy(&listed.stdout).matches("2001: UDP").count(), 100);
+    lab.ctl(&[
+        "capture",
+        "cisco",
+        "-w",
+        path,
+        "--from",
+        "oldest",
+        "--filter",
+        "udp port 2001",
+        "-c",
+        "100",
+    ]);
+    let listed = Command::new("tcpdump")
+        .args(["-nr", path])
+        .output()
+        .expect("tcpdump");
+    assert_eq!(
+        String::from_utf8_lossy(&listed.stdout)
+            .matches("2001: UDP")
+            .count(),
+        100
+    );
     let mut capture = lab
         .fluxctl
         .command(&["capture", "cisco", "-w", "-", "--from", "oldest"])
@@ -69,10 +124,14 @@ fn a_capture_takes_a_filter_and_ends_quietly_when_its_reader_does() {
         .expect("start fluxctl");
     drop(capture.stdout.take());
     lab.taps[0].send(&Generator::new(3).count(100));
-    wait_until(SOON, "the capture ends", || capture.try_wait().expect("wait").is_some());
+    wait_until(SOON, "the capture ends", || {
+        capture.try_wait().expect("wait").is_some()
+    });
     assert!(capture.wait().expect("wait").success());
     wait_until(SOON, "its place in the ring is free", || {
-        lab.json(&["ring", "show", "cisco"])["status"]["readers"].as_array().is_none_or(Vec::is_empty)
+        lab.json(&["ring", "show", "cisco"])["status"]["readers"]
+            .as_array()
+            .is_none_or(Vec::is_empty)
     });
 }
 

@@ -76,7 +76,10 @@ fn latency_at_1_kpps_is_shown() {
     report.assert_exactly(1, &sent);
     let latency = report.stream(1).latency;
     let shown = [0.5, 0.9, 0.99, 0.999].map(|share| latency.percentile(share));
-    println!("latency at 1 kpps: p50 {:?} p90 {:?} p99 {:?} p99.9 {:?}", shown[0], shown[1], shown[2], shown[3]);
+    println!(
+        "latency at 1 kpps: p50 {:?} p90 {:?} p99 {:?} p99.9 {:?}",
+        shown[0], shown[1], shown[2], shown[3]
+    );
 }
 
 #[test]
@@ -84,7 +87,14 @@ fn several_interfaces_into_one_ring_keep_their_own_tags() {
     need_root!();
     let lab = Lab::new(2, 1);
     lab.ctl(&["ring", "create", "both", "--size", "16m"]);
-    lab.ctl(&["rx", "add", "tap0,tap1", "both", "--vlan-push", "tap0=100,tap1=200"]);
+    lab.ctl(&[
+        "rx",
+        "add",
+        "tap0,tap1",
+        "both",
+        "--vlan-push",
+        "tap0=100,tap1=200",
+    ]);
     lab.ctl(&["tx", "add", "both", "out0"]);
     lab.wait_running();
     let sink = lab.outputs[0].sink();
@@ -96,8 +106,15 @@ fn several_interfaces_into_one_ring_keep_their_own_tags() {
     assert_eq!(report.foreign, 0);
     report.stream(1).assert_complete(&sent[0]);
     report.stream(2).assert_complete(&sent[1]);
-    let tags: Vec<_> = report.tags.iter().map(|(tags, n)| (tags.clone(), *n)).collect();
-    assert_eq!(tags, [(vec![(0x8100, 100)], 10_000), (vec![(0x8100, 200)], 10_000)]);
+    let tags: Vec<_> = report
+        .tags
+        .iter()
+        .map(|(tags, n)| (tags.clone(), *n))
+        .collect();
+    assert_eq!(
+        tags,
+        [(vec![(0x8100, 100)], 10_000), (vec![(0x8100, 200)], 10_000)]
+    );
     lab.audit();
 }
 
@@ -120,10 +137,17 @@ fn several_rings_are_merged_into_one_output_by_time() {
     report.stream(1).assert_complete(&sent[0]);
     report.stream(2).assert_complete(&sent[1]);
     // In the order in which they were sent, but for the time between sending and the capture's time stamp.
-    let times: Vec<u64> = report.kept.iter().filter_map(|frame| sent_at(frame)).collect();
+    let times: Vec<u64> = report
+        .kept
+        .iter()
+        .filter_map(|frame| sent_at(frame))
+        .collect();
     assert_eq!(times.len(), 4_000);
     let slack = Duration::from_millis(2).as_nanos() as u64;
-    let late = times.windows(2).filter(|pair| pair[1] + slack < pair[0]).count();
+    let late = times
+        .windows(2)
+        .filter(|pair| pair[1] + slack < pair[0])
+        .count();
     assert!(late <= 40, "{late} of 4000 frames out of order");
     lab.audit();
 }
@@ -141,14 +165,53 @@ fn edits_are_applied_in_their_order_on_both_sides() {
     let lab = Lab::new(1, 3);
     lab.ctl(&["ring", "create", "cisco", "--size", "16m"]);
     lab.ctl(&["rx", "add", "tap0", "cisco"]);
-    lab.ctl(&["tx", "add", "cisco", "out0", "--trim", "4", "--snaplen", "100"]);
-    lab.ctl(&["tx", "add", "cisco", "out1", "--filter", "udp dst port 2000", "--vlan-pop", "--vlan-push", "0x88a8:7:5:1"]);
-    lab.ctl(&["tx", "add", "cisco", "out2", "--sample", "1/4", "--seed", "9"]);
+    lab.ctl(&[
+        "tx",
+        "add",
+        "cisco",
+        "out0",
+        "--trim",
+        "4",
+        "--snaplen",
+        "100",
+    ]);
+    lab.ctl(&[
+        "tx",
+        "add",
+        "cisco",
+        "out1",
+        "--filter",
+        "udp dst port 2000",
+        "--vlan-pop",
+        "--vlan-push",
+        "0x88a8:7:5:1",
+    ]);
+    lab.ctl(&[
+        "tx", "add", "cisco", "out2", "--sample", "1/4", "--seed", "9",
+    ]);
     lab.wait_running();
-    let sinks: Vec<_> = lab.outputs.iter().map(|output| output.sink_keeping(10_000)).collect();
-    let tagged = |port| Headers { udp: Some((1000, port)), tags: vec![(0x8100, 55)], ..Headers::default() };
-    lab.taps[0].send(&Generator::new(1).size(514).headers(tagged(1000)).count(1_000));
-    lab.taps[0].send(&Generator::new(2).size(514).headers(tagged(2000)).count(1_000));
+    let sinks: Vec<_> = lab
+        .outputs
+        .iter()
+        .map(|output| output.sink_keeping(10_000))
+        .collect();
+    let tagged = |port| Headers {
+        udp: Some((1000, port)),
+        tags: vec![(0x8100, 55)],
+        ..Headers::default()
+    };
+    lab.taps[0].send(
+        &Generator::new(1)
+            .size(514)
+            .headers(tagged(1000))
+            .count(1_000),
+    );
+    lab.taps[0].send(
+        &Generator::new(2)
+            .size(514)
+            .headers(tagged(2000))
+            .count(1_000),
+    );
     let reports: Vec<_> = sinks
         .into_iter()
         .map(|sink| {
@@ -158,10 +221,18 @@ fn edits_are_applied_in_their_order_on_both_sides() {
         .collect();
     assert!(reports[0].kept.iter().all(|frame| frame.len() == 100));
     assert_eq!(reports[0].kept.len(), 2_000);
-    assert!(reports[1].kept.iter().all(|frame| frame[12..16] == [0x88, 0xa8, 0xb0, 0x07] && frame[16..18] == [8, 0]));
+    assert!(
+        reports[1]
+            .kept
+            .iter()
+            .all(|frame| frame[12..16] == [0x88, 0xa8, 0xb0, 0x07] && frame[16..18] == [8, 0])
+    );
     assert_eq!(reports[1].kept.len(), 1_000);
     let sampled = reports[2].kept.len();
-    assert!((350..650).contains(&sampled), "1 in 4 of 2000 frames is {sampled}");
+    assert!(
+        (350..650).contains(&sampled),
+        "1 in 4 of 2000 frames is {sampled}"
+    );
     let shown = lab.json(&["tx", "show", "cisco-out1"]);
     assert_eq!(shown["status"]["dropped_frames"]["filtered"], 1_000);
     lab.audit();
@@ -208,7 +279,10 @@ fn the_control_path_never_disturbs_the_data_path() {
         sink.stop().assert_exactly(1, &sent);
     }
     let ring = lab.json(&["ring", "show", "cisco"]);
-    assert_eq!(ring["status"]["published_frames"], 120_000, "the ring was adopted, not made again");
+    assert_eq!(
+        ring["status"]["published_frames"], 120_000,
+        "the ring was adopted, not made again"
+    );
     lab.audit();
 }
 
@@ -233,5 +307,86 @@ fn a_slow_output_does_not_slow_another() {
     sink.stop().assert_exactly(1, &sent);
     stuck.kill().expect("kill fluxctl");
     stuck.wait().expect("reap fluxctl");
+    lab.audit();
+}
+
+#[test]
+fn a_ring_in_wait_mode_loses_nothing_to_a_slow_reader() {
+    need_root!();
+    let lab = Lab::new(1, 1);
+    lab.ctl(&[
+        "ring", "create", "patient", "--size", "1m", "--mode", "wait",
+    ]);
+    lab.ctl(&["rx", "add", "tap0", "patient", "--buffer", "256M", "--block-size", "128K"]);
+    lab.ctl(&["tx", "add", "patient", "out0"]);
+    lab.wait_running();
+    let sink = lab.outputs[0].sink();
+    let sending = lab.taps[0].start(&Generator::new(1).size(1000).rate(10_000).count(20_000));
+    sink.wait_frames(2_000, Duration::from_secs(5));
+    lab.txd.pause();
+    let paused = sending.frames();
+    // Several rings full; meanwhile the frames wait in the kernel's buffer. It hands over a block each millisecond, however
+    // few frames are in it, so it is the number of blocks that tells for how long it lasts.
+    fluxcap_e2e::wait_until(Duration::from_secs(5), "the ring is full", || {
+        sending.frames() > paused + 8_000
+    });
+    lab.txd.resume();
+    let sent = sending.join();
+    sink.wait_quiet(QUIET);
+    sink.stop().assert_exactly(1, &sent);
+    lab.audit();
+}
+
+#[test]
+fn sampling_by_flow_keeps_both_directions_of_a_conversation() {
+    need_root!();
+    let lab = Lab::new(1, 1);
+    lab.ctl(&["ring", "create", "cisco", "--size", "16m"]);
+    lab.ctl(&[
+        "rx",
+        "add",
+        "tap0",
+        "cisco",
+        "--sample",
+        "1/4",
+        "--sample-by",
+        "flow",
+        "--seed",
+        "3",
+    ]);
+    lab.ctl(&["tx", "add", "cisco", "out0"]);
+    lab.wait_running();
+    let sink = lab.outputs[0].sink_keeping(10_000);
+    let mut frames = Vec::new();
+    for flow in 0..200_u16 {
+        for (source, destination) in [(10_000 + flow, 80), (80, 10_000 + flow)] {
+            let mut frame = Headers {
+                udp: Some((source, destination)),
+                ..Headers::default()
+            }
+            .frame(100);
+            if source == 80 {
+                let (a, b) = (frame[26..30].to_vec(), frame[30..34].to_vec());
+                frame[26..30].copy_from_slice(&b);
+                frame[30..34].copy_from_slice(&a);
+            }
+            frames.push(frame);
+        }
+    }
+    lab.taps[0].send_frames(&frames);
+    sink.wait_quiet(QUIET);
+    let kept = sink.stop().kept;
+    let port = |frame: &[u8]| {
+        u16::from_be_bytes([frame[34], frame[35]]).max(u16::from_be_bytes([frame[36], frame[37]]))
+    };
+    let mut seen = std::collections::BTreeMap::<u16, usize>::new();
+    kept.iter()
+        .for_each(|frame| *seen.entry(port(frame)).or_default() += 1);
+    assert!(
+        (20..90).contains(&seen.len()),
+        "1 in 4 of 200 flows is {}",
+        seen.len()
+    );
+    assert!(seen.values().all(|frames| *frames == 2), "{seen:?}");
     lab.audit();
 }

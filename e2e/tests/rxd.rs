@@ -23,7 +23,11 @@ fn capture(lab: &Lab) -> Value {
 }
 
 fn wait_reason(lab: &Lab, wanted: &str) {
-    wait_until(SOON, wanted, || capture(lab)["reason"].as_str().is_some_and(|reason| reason.contains(wanted)));
+    wait_until(SOON, wanted, || {
+        capture(lab)["reason"]
+            .as_str()
+            .is_some_and(|reason| reason.contains(wanted))
+    });
 }
 
 #[test]
@@ -32,10 +36,10 @@ fn vlan_tags_come_out_byte_for_byte() {
     let lab = tap_to_output(&[]);
     let cases: Vec<Vec<(u16, u16)>> = vec![
         vec![],
-        vec![(0x8100, 0)],                    // priority tag
-        vec![(0x8100, 0xa00a)],               // PCP 5
-        vec![(0x8100, 0x1001)],               // DEI
-        vec![(0x8100, 0xffff)],               // all bits
+        vec![(0x8100, 0)],      // priority tag
+        vec![(0x8100, 0xa00a)], // PCP 5
+        vec![(0x8100, 0x1001)], // DEI
+        vec![(0x8100, 0xffff)], // all bits
         vec![(0x88a8, 0x0064)],
         vec![(0x88a8, 0xf00a)],
         vec![(0x9100, 0x2005)],
@@ -48,10 +52,17 @@ fn vlan_tags_come_out_byte_for_byte() {
         .iter()
         .flat_map(|tags| {
             [64, 100, 1514].map(|size| {
-                let mut frame = Headers { tags: tags.clone(), ..Headers::default() }.frame(size);
+                let mut frame = Headers {
+                    tags: tags.clone(),
+                    ..Headers::default()
+                }
+                .frame(size);
                 let filler = (0_u8..=255).cycle();
                 let begin = 14 + 4 * tags.len();
-                frame[begin..].iter_mut().zip(filler).for_each(|(byte, fill)| *byte = fill);
+                frame[begin..]
+                    .iter_mut()
+                    .zip(filler)
+                    .for_each(|(byte, fill)| *byte = fill);
                 frame
             })
         })
@@ -78,11 +89,13 @@ fn own_outgoing_frames_are_captured_only_when_asked_for() {
     lab.wait_running();
     lab.taps[0].send(&Generator::new(1).count(300));
     Generator::new(2).count(200).send(&lab.host, "tap0");
-    let published = |ring: &str| lab.json(&["ring", "show", ring])["status"]["published_frames"].as_u64();
+    let published =
+        |ring: &str| lab.json(&["ring", "show", ring])["status"]["published_frames"].as_u64();
     for (ring, frames) in [("in", 300), ("out", 200), ("both", 500)] {
         wait_until(SOON, ring, || published(ring) == Some(frames));
     }
-    let dropped = lab.json(&["ring", "show", "out"])["status"]["dropped_frames"]["direction"].as_u64();
+    let dropped =
+        lab.json(&["ring", "show", "out"])["status"]["dropped_frames"]["direction"].as_u64();
     assert_eq!(dropped, Some(300));
     lab.audit();
 }
@@ -97,7 +110,9 @@ fn a_capture_survives_link_down_and_up() {
         Veth::down(&lab.host, "tap0");
         wait_reason(&lab, "is down");
         Veth::up(&lab.host, "tap0");
-        wait_until(SOON, "the capture runs again", || capture(&lab)["state"] == "running");
+        wait_until(SOON, "the capture runs again", || {
+            capture(&lab)["state"] == "running"
+        });
         lab.taps[0].send(&Generator::new(round).count(500));
         sent += 500;
         sink.wait_frames(sent, SOON);
@@ -128,7 +143,10 @@ fn a_deleted_interface_is_captured_again_soon_after_it_comes_back() {
         sending.stop();
     }
     sink.wait_quiet(QUIET);
-    sink.stop().streams.values().for_each(fluxcap_e2e::StreamReport::assert_sound);
+    sink.stop()
+        .streams
+        .values()
+        .for_each(fluxcap_e2e::StreamReport::assert_sound);
     assert_eq!(capture(&lab)["interfaces"][0]["attached"], 4);
     lab.audit();
 }
@@ -140,9 +158,13 @@ fn a_capture_follows_a_rename_and_waits_for_a_moved_interface() {
     let sink = lab.outputs[0].sink();
     Veth::rename(&lab.host, "tap0", "tap9");
     wait_until(SOON, "the name is followed", || {
-        capture(&lab)["interfaces"][0]["reason"].as_str().is_some_and(|reason| reason.contains("tap9"))
+        capture(&lab)["interfaces"][0]["reason"]
+            .as_str()
+            .is_some_and(|reason| reason.contains("tap9"))
     });
-    wait_until(SOON, "still running", || capture(&lab)["state"] == "running");
+    wait_until(SOON, "still running", || {
+        capture(&lab)["state"] == "running"
+    });
     lab.taps[0].send(&Generator::new(1).count(300));
     sink.wait_frames(300, SOON);
     Veth::rename(&lab.host, "tap9", "tap0");
@@ -151,7 +173,9 @@ fn a_capture_follows_a_rename_and_waits_for_a_moved_interface() {
     wait_reason(&lab, "does not exist");
     Veth::move_to(&elsewhere, "tap0", &lab.host);
     Veth::up(&lab.host, "tap0");
-    wait_until(SOON, "the capture runs again", || capture(&lab)["state"] == "running");
+    wait_until(SOON, "the capture runs again", || {
+        capture(&lab)["state"] == "running"
+    });
     lab.taps[0].send(&Generator::new(2).count(300));
     sink.wait_frames(600, SOON);
     lab.audit();
@@ -179,9 +203,22 @@ fn what_the_kernel_drops_is_counted_exactly_and_put_into_the_ring() {
     assert_eq!(ring["kernel_dropped_frames"].as_u64(), Some(dropped()));
     let file = lab.dirs.run().join("loss.pcapng");
     let path = file.to_str().expect("text");
-    lab.ctl(&["capture", "cisco", "-w", path, "--from", "oldest", "-c", &(report.stream(1).received + 1).to_string()]);
+    lab.ctl(&[
+        "capture",
+        "cisco",
+        "-w",
+        path,
+        "--from",
+        "oldest",
+        "-c",
+        &(report.stream(1).received + 1).to_string(),
+    ]);
     let told = drop_counts(&file);
-    assert_eq!(told, dropped(), "frames told as lost inside of the capture file");
+    assert_eq!(
+        told,
+        dropped(),
+        "frames told as lost inside of the capture file"
+    );
     lab.audit();
 }
 
@@ -210,16 +247,34 @@ fn drop_counts(file: &std::path::Path) -> u64 {
 fn giants_are_captured_whole_and_counted_at_an_output_that_is_too_small() {
     need_root!();
     let lab = Lab::new(1, 2);
-    for (netns, name) in [(&lab.host, "tap0"), (&lab.taps[0].outside, "wire"), (&lab.host, "out1"), (&lab.outputs[1].outside, "wire")] {
+    for (netns, name) in [
+        (&lab.host, "tap0"),
+        (&lab.taps[0].outside, "wire"),
+        (&lab.host, "out1"),
+        (&lab.outputs[1].outside, "wire"),
+    ] {
         Veth::set_mtu(netns, name, 65_535);
     }
     lab.ctl(&["ring", "create", "big", "--size", "64m"]);
     lab.ctl(&["rx", "add", "tap0", "big"]);
     lab.ctl(&["tx", "add", "big", "out0"]);
-    lab.ctl(&["tx", "add", "big", "out0", "--name", "cut", "--oversize", "truncate"]);
+    lab.ctl(&[
+        "tx",
+        "add",
+        "big",
+        "out0",
+        "--name",
+        "cut",
+        "--oversize",
+        "truncate",
+    ]);
     lab.ctl(&["tx", "add", "big", "out1"]);
     lab.wait_running();
-    let sinks: Vec<_> = lab.outputs.iter().map(|output| output.sink_keeping(100)).collect();
+    let sinks: Vec<_> = lab
+        .outputs
+        .iter()
+        .map(|output| output.sink_keeping(100))
+        .collect();
     lab.taps[0].send(&Generator::new(1).size(65_000).rate(500).count(50));
     lab.taps[0].send(&Generator::new(2).size(1_514).rate(500).count(10));
     let mut reports = sinks.into_iter().map(|sink| {
@@ -227,10 +282,26 @@ fn giants_are_captured_whole_and_counted_at_an_output_that_is_too_small() {
         sink.stop()
     });
     let (small, large) = (reports.next().expect("out0"), reports.next().expect("out1"));
-    assert_eq!((large.stream(1).received, large.stream(2).received), (50, 10));
-    assert_eq!(small.kept.iter().filter(|frame| frame.len() == 1514).count(), 50 + 2 * 10);
-    assert_eq!(lab.json(&["tx", "show", "big-out0"])["status"]["dropped_frames"]["oversize"], 50);
-    assert_eq!(lab.json(&["tx", "show", "cut"])["status"]["truncated_frames"], 50);
+    assert_eq!(
+        (large.stream(1).received, large.stream(2).received),
+        (50, 10)
+    );
+    assert_eq!(
+        small
+            .kept
+            .iter()
+            .filter(|frame| frame.len() == 1514)
+            .count(),
+        50 + 2 * 10
+    );
+    assert_eq!(
+        lab.json(&["tx", "show", "big-out0"])["status"]["dropped_frames"]["oversize"],
+        50
+    );
+    assert_eq!(
+        lab.json(&["tx", "show", "cut"])["status"]["truncated_frames"],
+        50
+    );
     lab.audit();
 }
 
@@ -239,8 +310,18 @@ fn a_filter_changes_without_losing_a_frame_that_both_want() {
     need_root!();
     let lab = tap_to_output(&["--filter", "udp"]);
     let sink = lab.outputs[0].sink();
-    let headers = Headers { udp: Some((1000, 2000)), tags: vec![(0x8100, 5)], ..Headers::default() };
-    let sending = lab.taps[0].start(&Generator::new(1).size(100).headers(headers).rate(20_000).count(60_000));
+    let headers = Headers {
+        udp: Some((1000, 2000)),
+        tags: vec![(0x8100, 5)],
+        ..Headers::default()
+    };
+    let sending = lab.taps[0].start(
+        &Generator::new(1)
+            .size(100)
+            .headers(headers)
+            .rate(20_000)
+            .count(60_000),
+    );
     for round in 0.. {
         if sending.frames() >= 55_000 {
             break;
@@ -262,7 +343,10 @@ fn captures_come_back_after_a_restart_and_a_kill() {
     let mut lab = tap_to_output(&[]);
     let sink = lab.outputs[0].sink();
     let (status, took) = lab.rxd.stop();
-    assert!(status.success() && took < Duration::from_secs(2), "{status} after {took:?}");
+    assert!(
+        status.success() && took < Duration::from_secs(2),
+        "{status} after {took:?}"
+    );
     lab.rxd.restart();
     lab.wait_running();
     lab.taps[0].send(&Generator::new(1).count(300));
@@ -273,18 +357,27 @@ fn captures_come_back_after_a_restart_and_a_kill() {
     let killed = sending.frames();
     lab.rxd.restart();
     lab.wait_running();
-    println!("rxd killed at frame {killed}, capturing again at frame {}", sending.frames());
+    println!(
+        "rxd killed at frame {killed}, capturing again at frame {}",
+        sending.frames()
+    );
     let sent = sending.join();
     sink.wait_quiet(QUIET);
     let report = sink.stop();
     report.stream(2).assert_sound();
     let missing = report.stream(2).missing(&sent);
     let source = lab.json(&["ring", "show", "cisco"])["status"]["sources"][0].clone();
-    println!("missing {missing}, longest silence {:?}; counted: {source}", report.stream(2).longest_silence);
+    println!(
+        "missing {missing}, longest silence {:?}; counted: {source}",
+        report.stream(2).longest_silence
+    );
     assert!(missing > 0 && missing < 40_000);
     assert_eq!(source["uncertain"], 1);
     let counted = source["missed_frames"].as_u64().expect("number");
-    assert!(counted.abs_diff(missing) <= missing / 20 + 64, "{counted} counted, {missing} missing");
+    assert!(
+        counted.abs_diff(missing) <= missing / 20 + 64,
+        "{counted} counted, {missing} missing"
+    );
     lab.audit();
 }
 
@@ -295,9 +388,24 @@ fn a_capture_on_the_command_line_needs_no_client() {
     lab.rxd.kill();
     lab.txd.kill();
     lab.ringd.kill();
-    let _ringd = Daemon::start("ringd", &lab.host, &lab.dirs, &["--create", "cisco:8m", "--create", "dell:8m"]);
-    let mut rxd = Daemon::start("rxd", &lab.host, &lab.dirs, &["--capture", "tap0:cisco", "--snaplen", "100", "--ephemeral"]);
-    let _txd = Daemon::start("txd", &lab.host, &lab.dirs, &["--transmit", "cisco:out0", "--ephemeral"]);
+    let _ringd = Daemon::start(
+        "ringd",
+        &lab.host,
+        &lab.dirs,
+        &["--create", "cisco:8m", "--create", "dell:8m"],
+    );
+    let mut rxd = Daemon::start(
+        "rxd",
+        &lab.host,
+        &lab.dirs,
+        &["--capture", "tap0:cisco", "--snaplen", "100", "--ephemeral"],
+    );
+    let _txd = Daemon::start(
+        "txd",
+        &lab.host,
+        &lab.dirs,
+        &["--transmit", "cisco:out0", "--ephemeral"],
+    );
     lab.wait_running();
     let sink = lab.outputs[0].sink_keeping(100);
     lab.taps[0].send(&Generator::new(1).size(400).count(100));

@@ -34,14 +34,19 @@ fn a_transmit_that_stood_still_counts_exactly_what_it_lost() {
     sink.wait_frames(20_000, SOON);
     lab.txd.pause();
     let stopped = sending.frames();
-    wait_until(SOON, "three seconds of frames", || sending.frames() >= stopped + 150_000);
+    wait_until(SOON, "three seconds of frames", || {
+        sending.frames() >= stopped + 150_000
+    });
     lab.txd.resume();
     let sent = sending.join();
     sink.wait_quiet(QUIET);
     let report = sink.stop();
     report.stream(1).assert_sound();
     let reader = reader(&lab);
-    let (delivered, lapped) = (reader["delivered_frames"].as_u64(), reader["lapped_frames"].as_u64());
+    let (delivered, lapped) = (
+        reader["delivered_frames"].as_u64(),
+        reader["lapped_frames"].as_u64(),
+    );
     let published = lab.json(&["ring", "show", "cisco"])["status"]["published_frames"].as_u64();
     println!("published {published:?} = delivered {delivered:?} + lapped {lapped:?}");
     assert_eq!(published, Some(sent.on_wire()));
@@ -60,7 +65,10 @@ fn nothing_is_replayed_after_a_restart_and_nothing_lost() {
     for round in 1..=3 {
         sink.wait_frames(10_000 * round, SOON);
         let (status, took) = lab.txd.stop();
-        assert!(status.success() && took < Duration::from_secs(2), "{status} after {took:?}");
+        assert!(
+            status.success() && took < Duration::from_secs(2),
+            "{status} after {took:?}"
+        );
         lab.txd.restart();
     }
     let sent = sending.join();
@@ -87,8 +95,14 @@ fn a_kill_doubles_nothing_and_what_it_costs_is_counted() {
     report.stream(1).assert_sound();
     let missing = report.stream(1).missing(&sent);
     let killed = reader(&lab)["outcomes"]["killed"].as_u64().unwrap_or(0);
-    println!("missing {missing}, counted as killed {killed}, longest silence {:?}", report.stream(1).longest_silence);
-    assert!(missing <= killed && killed <= 5 * 256, "missing {missing}, killed {killed}");
+    println!(
+        "missing {missing}, counted as killed {killed}, longest silence {:?}",
+        report.stream(1).longest_silence
+    );
+    assert!(
+        missing <= killed && killed <= 5 * 256,
+        "missing {missing}, killed {killed}"
+    );
     lab.audit();
 }
 
@@ -105,7 +119,10 @@ fn frames_beyond_the_mtu_are_skipped_and_counted_and_do_not_stop_the_others() {
     sink.wait_frames(1_000, SOON);
     sink.wait_quiet(QUIET);
     let report = sink.stop();
-    assert_eq!([1, 2, 3].map(|stream| report.stream(stream).received), [500, 0, 500]);
+    assert_eq!(
+        [1, 2, 3].map(|stream| report.stream(stream).received),
+        [500, 0, 500]
+    );
     assert_eq!(transmit(&lab)["dropped_frames"]["oversize"], 500);
     lab.audit();
 }
@@ -115,13 +132,19 @@ fn frames_for_an_output_that_is_down_or_gone_are_counted_and_it_resumes() {
     need_root!();
     let lab = tap_to_output("16m", &[]);
     let reason = |part: &str| {
-        wait_until(SOON, part, || transmit(&lab)["reason"].as_str().is_some_and(|reason| reason.contains(part)));
+        wait_until(SOON, part, || {
+            transmit(&lab)["reason"]
+                .as_str()
+                .is_some_and(|reason| reason.contains(part))
+        });
     };
     let running = || {
         wait_until(SOON, "running", || transmit(&lab)["state"] == "running");
     };
     let dropped = |name: &str, frames: u64| {
-        wait_until(SOON, name, || transmit(&lab)["dropped_frames"][name].as_u64() == Some(frames));
+        wait_until(SOON, name, || {
+            transmit(&lab)["dropped_frames"][name].as_u64() == Some(frames)
+        });
     };
     Veth::down(&lab.host, "out0");
     reason("is down");
@@ -155,7 +178,9 @@ fn a_ring_that_is_missing_is_waited_for_and_one_made_anew_is_followed() {
     lab.ctl(&["rx", "add", "tap0", "cisco"]);
     lab.ctl(&["tx", "add", "cisco", "out0"]);
     wait_until(SOON, "waiting", || {
-        transmit(&lab)["reason"].as_str().is_some_and(|reason| reason.contains("fluxctl ring create cisco"))
+        transmit(&lab)["reason"]
+            .as_str()
+            .is_some_and(|reason| reason.contains("fluxctl ring create cisco"))
     });
     let sink = lab.outputs[0].sink();
     for round in 1..=3 {
