@@ -22,8 +22,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         .btree_map(".")
         // Specs are kept as JSON in the daemons' state files.
-        .message_attribute(".fluxcap.v1", "#[derive(serde::Serialize, serde::Deserialize)] #[serde(default)]")
-        .enum_attribute(".fluxcap.v1.Start.at", "#[derive(serde::Serialize, serde::Deserialize)] #[serde(rename_all = \"snake_case\")]")
+        .message_attribute(
+            ".fluxcap.v1",
+            "#[derive(serde::Serialize, serde::Deserialize)] #[serde(default)]",
+        )
+        .enum_attribute(
+            ".fluxcap.v1.Start.at",
+            "#[derive(serde::Serialize, serde::Deserialize)] #[serde(rename_all = \"snake_case\")]",
+        )
         .field_attribute("update_mask", "#[serde(skip)]")
         .compile_fds(descriptors)?;
     Ok(())

@@ -317,7 +317,16 @@ fn a_ring_in_wait_mode_loses_nothing_to_a_slow_reader() {
     lab.ctl(&[
         "ring", "create", "patient", "--size", "1m", "--mode", "wait",
     ]);
-    lab.ctl(&["rx", "add", "tap0", "patient", "--buffer", "256M", "--block-size", "128K"]);
+    lab.ctl(&[
+        "rx",
+        "add",
+        "tap0",
+        "patient",
+        "--buffer",
+        "256M",
+        "--block-size",
+        "128K",
+    ]);
     lab.ctl(&["tx", "add", "patient", "out0"]);
     lab.wait_running();
     let sink = lab.outputs[0].sink();

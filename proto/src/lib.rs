@@ -4,7 +4,12 @@
 /// Package `fluxcap.v1`.
 pub mod v1 {
     #![expect(missing_docs, reason = "generated code")]
-    #![allow(clippy::all, clippy::allow_attributes_without_reason, unreachable_pub, reason = "generated code")]
+    #![allow(
+        clippy::all,
+        clippy::allow_attributes_without_reason,
+        unreachable_pub,
+        reason = "generated code"
+    )]
     tonic::include_proto!("fluxcap.v1");
 }
 
