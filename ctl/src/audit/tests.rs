@@ -66,6 +66,7 @@ fn sound() -> RingStats {
         drops: vec![(fluxcap_ring::DropReason::Filtered, 10)],
         sources: vec![source],
         readers: vec![reader],
+        gone: fluxcap_ring::GoneReaders::default(),
     }
 }
 
