@@ -4,6 +4,7 @@ use crate::exit::Failure;
 use clap::ValueEnum;
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 /// `--output`.
@@ -200,6 +201,11 @@ pub(crate) fn reasons<'a>(counts: impl IntoIterator<Item = (&'a str, u64)>) -> S
         .map(|(reason, number)| format!("{reason} {}", count(number)))
         .collect();
     parts.join(", ")
+}
+
+/// The same of counts as the API has them.
+pub(crate) fn by_reason(counts: &BTreeMap<String, u64>) -> String {
+    reasons(counts.iter().map(|(reason, n)| (reason.as_str(), *n)))
 }
 
 #[cfg(test)]

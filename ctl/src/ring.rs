@@ -4,7 +4,7 @@ use crate::complete;
 use crate::connect::{Globals, block_on};
 use crate::exit::{Code, Failure, nearest};
 use crate::names;
-use crate::output::{Block, Deleted, Report, count, print, reasons};
+use crate::output::{Block, Deleted, Report, by_reason, count, print};
 use clap::{Args, Subcommand, ValueEnum};
 use clap_complete::ArgValueCandidates;
 use fluxcap_proto::v1::ring_service_client::RingServiceClient;
@@ -334,15 +334,7 @@ fn ring_facts(ring: &Ring, status: &RingStatus) -> Vec<(&'static str, String)> {
         ("published frames", count(status.published_frames)),
         ("published bytes", count(status.published_bytes)),
         ("kernel drops", count(status.kernel_dropped_frames)),
-        (
-            "not published",
-            reasons(
-                status
-                    .dropped_frames
-                    .iter()
-                    .map(|(reason, n)| (reason.as_str(), *n)),
-            ),
-        ),
+        ("not published", by_reason(&status.dropped_frames)),
     ]
 }
 
@@ -394,12 +386,7 @@ fn readers_table(status: &RingStatus) -> Block {
             count(reader.delivered_frames),
             count(reader.lapped_frames),
             count(reader.corrupt_frames),
-            reasons(
-                reader
-                    .outcomes
-                    .iter()
-                    .map(|(outcome, n)| (outcome.as_str(), *n)),
-            ),
+            by_reason(&reader.outcomes),
         ]
     };
     Block::Rows(header, status.readers.iter().map(row).collect())

@@ -2,7 +2,7 @@
 
 use crate::connect::{Globals, block_on};
 use crate::exit::{Code, Failure, nearest};
-use crate::output::{Block, Deleted, Report, count, print, reasons};
+use crate::output::{Block, Deleted, Report, by_reason, count, print};
 use crate::{complete, edits, names};
 use clap::{Args, Subcommand};
 use clap_complete::ArgValueCandidates;
@@ -343,18 +343,9 @@ fn row(capture: &Capture) -> Vec<String> {
         count(status.received_frames),
         count(status.published_frames),
         count(status.kernel_dropped_frames),
-        drops(status),
+        by_reason(&status.dropped_frames),
         status.reason.clone(),
     ]
-}
-
-fn drops(status: &CaptureStatus) -> String {
-    reasons(
-        status
-            .dropped_frames
-            .iter()
-            .map(|(reason, n)| (reason.as_str(), *n)),
-    )
 }
 
 fn facts(name: &str, spec: &CaptureSpec, status: &CaptureStatus) -> Vec<(&'static str, String)> {
@@ -386,7 +377,7 @@ fn facts(name: &str, spec: &CaptureSpec, status: &CaptureStatus) -> Vec<(&'stati
         ("published frames", count(status.published_frames)),
         ("kernel drops", count(status.kernel_dropped_frames)),
         ("truncated frames", count(status.truncated_frames)),
-        ("not published", drops(status)),
+        ("not published", by_reason(&status.dropped_frames)),
     ]
 }
 

@@ -2,7 +2,7 @@
 
 use crate::connect::{Globals, block_on};
 use crate::exit::{Code, Failure, nearest};
-use crate::output::{Block, Deleted, Report, count, print, reasons};
+use crate::output::{Block, Deleted, Report, by_reason, count, print};
 use crate::{complete, edits, names};
 use clap::{Args, Subcommand};
 use clap_complete::ArgValueCandidates;
@@ -312,18 +312,9 @@ fn row(transmit: &Transmit) -> Vec<String> {
         count(status.delivered_frames),
         count(status.sent_frames),
         count(status.lapped_frames),
-        drops(status),
+        by_reason(&status.dropped_frames),
         status.reason.clone(),
     ]
-}
-
-fn drops(status: &TransmitStatus) -> String {
-    reasons(
-        status
-            .dropped_frames
-            .iter()
-            .map(|(reason, n)| (reason.as_str(), *n)),
-    )
 }
 
 fn facts(name: &str, spec: &TransmitSpec, status: &TransmitStatus) -> Vec<(&'static str, String)> {
@@ -352,7 +343,7 @@ fn facts(name: &str, spec: &TransmitSpec, status: &TransmitStatus) -> Vec<(&'sta
         ("sent bytes", count(status.sent_bytes)),
         ("lapped frames", count(status.lapped_frames)),
         ("truncated frames", count(status.truncated_frames)),
-        ("not sent", drops(status)),
+        ("not sent", by_reason(&status.dropped_frames)),
     ]
 }
 
