@@ -3,12 +3,11 @@
 use crate::cli::Cli;
 use crate::connect::{Globals, block_on};
 use crate::exit::{Code, Failure};
-use crate::{output, rx, tx};
+use crate::output;
+use crate::resource::{self, Kind};
 use clap::{Args, CommandFactory, FromArgMatches, ValueEnum};
 use clap_complete::engine::CompletionCandidate;
 use clap_complete::env::Shells;
-use fluxcap_proto::v1::capture_service_client::CaptureServiceClient;
-use fluxcap_proto::v1::transmit_service_client::TransmitServiceClient;
 use std::ffi::OsString;
 use std::time::Duration;
 
@@ -69,30 +68,6 @@ pub(crate) fn rings() -> Vec<CompletionCandidate> {
         .collect()
 }
 
-/// Captures that rxd knows.
-pub(crate) fn captures() -> Vec<CompletionCandidate> {
-    ask(async |globals| {
-        let mut client = CaptureServiceClient::new(globals.connect("rxd").await?);
-        Ok(rx::list(&mut client)
-            .await?
-            .into_iter()
-            .map(|capture| capture.name)
-            .collect())
-    })
-}
-
-/// Transmits that txd knows.
-pub(crate) fn transmits() -> Vec<CompletionCandidate> {
-    ask(async |globals| {
-        let mut client = TransmitServiceClient::new(globals.connect("txd").await?);
-        Ok(tx::list(&mut client)
-            .await?
-            .into_iter()
-            .map(|transmit| transmit.name)
-            .collect())
-    })
-}
-
 /// Network interfaces of this namespace.
 pub(crate) fn interfaces() -> Vec<CompletionCandidate> {
     let Ok(entries) = std::fs::read_dir("/sys/class/net") else {
@@ -104,15 +79,21 @@ pub(crate) fn interfaces() -> Vec<CompletionCandidate> {
         .collect()
 }
 
-fn ask(
-    question: impl AsyncFnOnce(&Globals) -> Result<Vec<String>, Failure>,
-) -> Vec<CompletionCandidate> {
+/// All of a kind, from their daemon.
+pub(crate) fn known<K: Kind>() -> Vec<CompletionCandidate> {
     let Some(mut globals) = globals() else {
         return Vec::new();
     };
     globals.timeout = PATIENCE;
-    let names = block_on(question(&globals)).unwrap_or_default();
-    names.into_iter().map(CompletionCandidate::new).collect()
+    let known = block_on(async {
+        let mut client = resource::connect::<K>(&globals).await?;
+        resource::all::<K>(&mut client).await
+    });
+    known
+        .unwrap_or_default()
+        .iter()
+        .map(|one| CompletionCandidate::new(one.name()))
+        .collect()
 }
 
 /// The options typed so far that say where to look (`--run-dir`, `--ring-dir`); the environment otherwise.

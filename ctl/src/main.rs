@@ -27,6 +27,7 @@ mod io;
 mod names;
 mod observe;
 mod output;
+mod resource;
 mod ring;
 mod rx;
 mod status;

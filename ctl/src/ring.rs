@@ -1,10 +1,10 @@
 //! `fluxctl ring`: rings, through ringd.
 
-use crate::complete;
 use crate::connect::{Globals, block_on};
-use crate::exit::{Code, Failure, nearest};
-use crate::names;
-use crate::output::{Block, Deleted, Report, by_reason, count, print};
+use crate::exit::Failure;
+use crate::output::{Block, by_reason, count, print};
+use crate::resource::{self, Kind, Listed, Reply, Shown};
+use crate::{complete, names};
 use clap::{Args, Subcommand, ValueEnum};
 use clap_complete::ArgValueCandidates;
 use fluxcap_proto::v1::ring_service_client::RingServiceClient;
@@ -14,9 +14,8 @@ use fluxcap_proto::v1::{
 };
 use fluxcap_service::{format_size, parse_size};
 use prost_types::FieldMask;
-use serde_json::Value;
 use std::time::{Duration, UNIX_EPOCH};
-use tonic::{Status, transport::Channel};
+use tonic::transport::Channel;
 
 /// `fluxctl ring ...`
 #[derive(Debug, Subcommand)]
@@ -27,10 +26,18 @@ pub(crate) enum Command {
     #[command(visible_alias = "ls")]
     List,
     /// Show one ring: producer, sources, readers
-    Show(Named),
+    Show {
+        /// Name of the ring
+        #[arg(add = ArgValueCandidates::new(complete::rings))]
+        name: String,
+    },
     /// Delete rings; workers wait for a new one of that name
     #[command(visible_alias = "rm")]
-    Delete(Many),
+    Delete {
+        /// Names of the rings
+        #[arg(required = true, value_name = "NAME", add = ArgValueCandidates::new(complete::rings))]
+        names: Vec<String>,
+    },
     /// Change the size of a ring: a new epoch takes its place and the workers follow by themselves
     Resize(Resize),
 }
@@ -57,22 +64,6 @@ pub(crate) struct Create {
     /// Check only
     #[arg(long, short = 'n')]
     dry_run: bool,
-}
-
-/// One ring by name.
-#[derive(Debug, Args)]
-pub(crate) struct Named {
-    /// Name of the ring
-    #[arg(add = ArgValueCandidates::new(complete::rings))]
-    name: String,
-}
-
-/// Rings by name.
-#[derive(Debug, Args)]
-pub(crate) struct Many {
-    /// Names of the rings
-    #[arg(required = true, value_name = "NAME", add = ArgValueCandidates::new(complete::rings))]
-    names: Vec<String>,
 }
 
 /// `fluxctl ring resize`
@@ -109,23 +100,18 @@ impl From<Mode> for RingMode {
 /// Runs the command.
 pub(crate) fn run(globals: &Globals, command: &Command) -> Result<(), Failure> {
     block_on(async {
-        let mut client = RingServiceClient::new(globals.connect("ringd").await?);
         match command {
-            Command::Create(args) => create(globals, &mut client, args).await,
-            Command::List => print(globals.output, &Rings(list(&mut client).await?)),
-            Command::Show(args) => print(
-                globals.output,
-                &OneRing(get(&mut client, &args.name).await?),
-            ),
-            Command::Delete(args) => delete(globals, &mut client, &args.names).await,
-            Command::Resize(args) => resize(globals, &mut client, args).await,
+            Command::Create(args) => create(globals, args).await,
+            Command::List => resource::list::<Ring>(globals).await,
+            Command::Show { name } => resource::show::<Ring>(globals, name).await,
+            Command::Delete { names } => resource::delete::<Ring>(globals, names).await,
+            Command::Resize(args) => resize(globals, args).await,
         }
     })
 }
 
-type Client = RingServiceClient<Channel>;
-
-async fn create(globals: &Globals, client: &mut Client, args: &Create) -> Result<(), Failure> {
+async fn create(globals: &Globals, args: &Create) -> Result<(), Failure> {
+    let mut client = resource::connect::<Ring>(globals).await?;
     let (mut made, mut failures) = (Vec::new(), Vec::new());
     for name in &args.names {
         let spec = RingSpec {
@@ -138,65 +124,18 @@ async fn create(globals: &Globals, client: &mut Client, args: &Create) -> Result
             replace: args.replace,
             validate_only: args.dry_run,
         };
-        match client.create_ring(request).await {
-            Ok(reply) => made.extend(reply.into_inner().ring),
-            Err(status) => failures.push(Failure::from_status(&format!("ring {name}"), &status)),
+        match Ring::create(&mut client, request).await {
+            Ok(ring) => made.extend(ring),
+            Err(status) => failures.push(resource::failure::<Ring>(name, &status)),
         }
     }
     if !made.is_empty() {
-        print(globals.output, &Rings(made))?;
+        print(globals.output, &Listed(made))?;
     }
     Failure::all(failures)
 }
 
-/// All rings that ringd knows.
-pub(crate) async fn list(client: &mut Client) -> Result<Vec<Ring>, Failure> {
-    let reply = client.list_rings(ListRingsRequest {}).await;
-    Ok(reply
-        .map_err(|status| Failure::from_status("rings", &status))?
-        .into_inner()
-        .rings)
-}
-
-async fn get(client: &mut Client, name: &str) -> Result<Ring, Failure> {
-    match client
-        .get_ring(GetRingRequest {
-            name: name.to_owned(),
-        })
-        .await
-    {
-        Ok(reply) => reply
-            .into_inner()
-            .ring
-            .ok_or_else(|| Failure::new(Code::Failed, "ringd sent an empty answer")),
-        Err(status) => Err(advise(client, name, &status).await),
-    }
-}
-
-async fn delete(globals: &Globals, client: &mut Client, names: &[String]) -> Result<(), Failure> {
-    let (mut deleted, mut failures) = (Vec::new(), Vec::new());
-    for name in names {
-        match client
-            .delete_ring(DeleteRingRequest { name: name.clone() })
-            .await
-        {
-            Ok(_) => deleted.push(name.clone()),
-            Err(status) => failures.push(advise(client, name, &status).await),
-        }
-    }
-    if !deleted.is_empty() {
-        print(
-            globals.output,
-            &Deleted {
-                noun: "ring",
-                names: deleted,
-            },
-        )?;
-    }
-    Failure::all(failures)
-}
-
-async fn resize(globals: &Globals, client: &mut Client, args: &Resize) -> Result<(), Failure> {
+async fn resize(globals: &Globals, args: &Resize) -> Result<(), Failure> {
     let request = UpdateRingRequest {
         name: args.name.clone(),
         spec: Some(RingSpec {
@@ -208,80 +147,106 @@ async fn resize(globals: &Globals, client: &mut Client, args: &Resize) -> Result
         }),
         validate_only: args.dry_run,
     };
-    match client.update_ring(request).await {
-        Ok(reply) => print(
-            globals.output,
-            &OneRing(reply.into_inner().ring.unwrap_or_default()),
-        ),
-        Err(status) => Err(advise(client, &args.name, &status).await),
-    }
-}
-
-/// The failure with what to do about a ring that is not there.
-async fn advise(client: &mut Client, name: &str, status: &Status) -> Failure {
-    let failure = Failure::from_status(&format!("ring {name}"), status);
-    if failure.code != Code::NotFound {
-        return failure;
-    }
-    let rings = list(client).await.unwrap_or_default();
-    failure.hint(missing_hint(
-        name,
-        rings.iter().map(|ring| ring.name.as_str()),
-    ))
+    let ring: Ring = resource::update(globals, &args.name, request).await?;
+    print(globals.output, &Shown(ring))
 }
 
 /// What to do about a ring that is not there: the name that was probably meant, or the command that makes it.
 pub(crate) fn missing_hint<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
-    match nearest(name, known) {
-        Some(near) => format!("did you mean {near}?"),
-        None => format!("make it: fluxctl ring create {name} --size 100m"),
-    }
+    resource::missing_hint::<Ring>(name, known)
 }
 
-/// Several rings, one line each.
-struct Rings(Vec<Ring>);
+impl Kind for Ring {
+    const NOUN: &'static str = "ring";
+    const COMMAND: &'static str = "ring";
+    const DAEMON: &'static str = "ringd";
+    const HEADER: &'static [&'static str] = &[
+        "NAME",
+        ">SIZE",
+        "MODE",
+        "STATE",
+        "ON",
+        ">PUBLISHED",
+        ">KERNEL DROPS",
+        "PRODUCER",
+        ">READERS",
+    ];
 
-impl Report for Rings {
-    fn json(&self) -> Value {
-        names::json(&self.0)
+    type Client = RingServiceClient<Channel>;
+    type Create = CreateRingRequest;
+    type Update = UpdateRingRequest;
+
+    fn client(channel: Channel) -> Self::Client {
+        Self::Client::new(channel)
+    }
+
+    async fn create(client: &mut Self::Client, request: Self::Create) -> Reply<Option<Self>> {
+        Ok(client.create_ring(request).await?.into_inner().ring)
+    }
+
+    async fn list(client: &mut Self::Client) -> Reply<Vec<Self>> {
+        let reply = client.list_rings(ListRingsRequest {}).await?;
+        Ok(reply.into_inner().rings)
+    }
+
+    async fn get(client: &mut Self::Client, name: String) -> Reply<Option<Self>> {
+        let reply = client.get_ring(GetRingRequest { name }).await?;
+        Ok(reply.into_inner().ring)
+    }
+
+    async fn update(client: &mut Self::Client, request: Self::Update) -> Reply<Option<Self>> {
+        Ok(client.update_ring(request).await?.into_inner().ring)
+    }
+
+    async fn delete(client: &mut Self::Client, name: String) -> Reply<()> {
+        let request = DeleteRingRequest { name };
+        client.delete_ring(request).await.map(|_| ())
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn into_state(self) -> Option<(i32, String)> {
+        self.status.map(|it| (it.state, it.reason))
+    }
+
+    fn row(&self) -> Vec<String> {
+        let spec = self.spec.unwrap_or_default();
+        let status = self.status.clone().unwrap_or_default();
+        vec![
+            self.name.clone(),
+            format_size(spec.size_bytes),
+            names::ring_mode(spec.mode).to_owned(),
+            names::state(status.state).to_owned(),
+            status.backing.clone(),
+            count(status.published_frames),
+            count(status.kernel_dropped_frames),
+            producer(&status),
+            status
+                .readers
+                .iter()
+                .filter(|reader| reader.live)
+                .count()
+                .to_string(),
+        ]
     }
 
     fn blocks(&self) -> Vec<Block> {
-        let header = &[
-            "NAME",
-            ">SIZE",
-            "MODE",
-            "STATE",
-            "ON",
-            ">PUBLISHED",
-            ">KERNEL DROPS",
-            "PRODUCER",
-            ">READERS",
-        ];
-        vec![Block::Rows(header, self.0.iter().map(ring_row).collect())]
+        let status = self.status.clone().unwrap_or_default();
+        let mut blocks = vec![Block::Facts(ring_facts(self, &status))];
+        if !status.sources.is_empty() {
+            blocks.push(sources_table(&status));
+        }
+        if !status.readers.is_empty() {
+            blocks.push(readers_table(&status));
+        }
+        blocks
     }
-}
 
-fn ring_row(ring: &Ring) -> Vec<String> {
-    let spec = ring.spec.unwrap_or_default();
-    let none = RingStatus::default();
-    let status = ring.status.as_ref().unwrap_or(&none);
-    vec![
-        ring.name.clone(),
-        format_size(spec.size_bytes),
-        names::ring_mode(spec.mode).to_owned(),
-        names::state(status.state).to_owned(),
-        status.backing.clone(),
-        count(status.published_frames),
-        count(status.kernel_dropped_frames),
-        producer(status),
-        status
-            .readers
-            .iter()
-            .filter(|reader| reader.live)
-            .count()
-            .to_string(),
-    ]
+    fn remedy(name: &str) -> String {
+        format!("make it: fluxctl ring create {name} --size 100m")
+    }
 }
 
 fn producer(status: &RingStatus) -> String {
@@ -289,28 +254,6 @@ fn producer(status: &RingStatus) -> String {
         ("", _) => "-".to_owned(),
         (holder, true) => holder.to_owned(),
         (holder, false) => format!("{holder} (gone)"),
-    }
-}
-
-/// One ring with everything about it.
-struct OneRing(Ring);
-
-impl Report for OneRing {
-    fn json(&self) -> Value {
-        names::json(&self.0)
-    }
-
-    fn blocks(&self) -> Vec<Block> {
-        let none = RingStatus::default();
-        let status = self.0.status.as_ref().unwrap_or(&none);
-        let mut blocks = vec![Block::Facts(ring_facts(&self.0, status))];
-        if !status.sources.is_empty() {
-            blocks.push(sources_table(status));
-        }
-        if !status.readers.is_empty() {
-            blocks.push(readers_table(status));
-        }
-        blocks
     }
 }
 
@@ -395,7 +338,8 @@ fn readers_table(status: &RingStatus) -> Block {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::output::render;
+    use crate::output::{Deleted, Report, render};
+    use crate::resource::{Listed as Rings, Shown as OneRing};
     use fluxcap_proto::v1::{Reader, Source, State};
     use serde_json::json;
 

@@ -1,8 +1,9 @@
 //! `fluxctl rx`: captures from interfaces into rings, through rxd.
 
 use crate::connect::{Globals, block_on};
-use crate::exit::{Code, Failure, nearest};
-use crate::output::{Block, Deleted, Report, by_reason, count, print};
+use crate::exit::Failure;
+use crate::output::{Block, by_reason, count};
+use crate::resource::{self, Kind, Reply};
 use crate::{complete, edits, names};
 use clap::{Args, Subcommand};
 use clap_complete::ArgValueCandidates;
@@ -14,8 +15,7 @@ use fluxcap_proto::v1::{
 };
 use fluxcap_service::format_size;
 use prost_types::FieldMask;
-use serde_json::Value;
-use tonic::{Status, transport::Channel};
+use tonic::transport::Channel;
 
 /// `fluxctl rx ...`
 #[derive(Debug, Subcommand)]
@@ -26,12 +26,20 @@ pub(crate) enum Command {
     #[command(visible_alias = "ls")]
     List,
     /// Show one capture: interfaces, edits, counters
-    Show(Named),
+    Show {
+        /// Name of the capture
+        #[arg(add = ArgValueCandidates::new(complete::known::<Capture>))]
+        name: String,
+    },
     /// Change a running capture without losing a frame; options not given stay as they are
     Set(Set),
     /// Stop captures and forget them
     #[command(visible_alias = "rm")]
-    Delete(Many),
+    Delete {
+        /// Names of the captures
+        #[arg(required = true, value_name = "NAME", add = ArgValueCandidates::new(complete::known::<Capture>))]
+        names: Vec<String>,
+    },
 }
 
 /// `fluxctl rx add`
@@ -61,7 +69,7 @@ pub(crate) struct Add {
 #[derive(Debug, Args)]
 pub(crate) struct Set {
     /// Name of the capture
-    #[arg(add = ArgValueCandidates::new(complete::captures))]
+    #[arg(add = ArgValueCandidates::new(complete::known::<Capture>))]
     name: String,
 
     /// Check only
@@ -72,43 +80,18 @@ pub(crate) struct Set {
     options: CaptureArgs,
 }
 
-/// One capture by name.
-#[derive(Debug, Args)]
-pub(crate) struct Named {
-    /// Name of the capture
-    #[arg(add = ArgValueCandidates::new(complete::captures))]
-    name: String,
-}
-
-/// Captures by name.
-#[derive(Debug, Args)]
-pub(crate) struct Many {
-    /// Names of the captures
-    #[arg(required = true, value_name = "NAME", add = ArgValueCandidates::new(complete::captures))]
-    names: Vec<String>,
-}
-
-type Client = CaptureServiceClient<Channel>;
-
-/// Runs the command.
+/// Runs the command. What is wrong with the command line is said before rxd is asked.
 pub(crate) fn run(globals: &Globals, command: &Command) -> Result<(), Failure> {
     block_on(async {
-        // What is wrong with the command line is said before rxd is asked.
-        let request = match command {
-            Command::Add(args) => Some(add_request(args)?),
-            Command::Set(args) => nothing_to_change(args).map(|()| None)?,
-            _ => None,
-        };
-        let mut client = CaptureServiceClient::new(globals.connect("rxd").await?);
         match command {
-            Command::Add(_) => add(globals, &mut client, request.unwrap_or_default()).await,
-            Command::List => print(globals.output, &Captures(list(&mut client).await?)),
-            Command::Show(args) => print(
-                globals.output,
-                &OneCapture(get(&mut client, &args.name).await?),
-            ),
-            Command::Set(args) => set(globals, &mut client, args).await,
-            Command::Delete(args) => delete(globals, &mut client, &args.names).await,
+            Command::Add(args) => {
+                let request = add_request(args)?;
+                resource::add::<Capture>(globals, &request.name.clone(), request).await
+            }
+            Command::List => resource::list::<Capture>(globals).await,
+            Command::Show { name } => resource::show::<Capture>(globals, name).await,
+            Command::Set(args) => set(globals, args).await,
+            Command::Delete { names } => resource::delete::<Capture>(globals, names).await,
         }
     })
 }
@@ -124,78 +107,26 @@ fn add_request(args: &Add) -> Result<CreateCaptureRequest, Failure> {
     })
 }
 
-async fn add(
-    globals: &Globals,
-    client: &mut Client,
-    request: CreateCaptureRequest,
-) -> Result<(), Failure> {
-    let object = format!("capture {}", request.name);
-    match client.create_capture(request).await {
-        Ok(reply) => print(
-            globals.output,
-            &Changed(reply.into_inner().capture.unwrap_or_default()),
-        ),
-        Err(status) => Err(Failure::from_status(&object, &status)),
-    }
-}
-
-/// All captures that rxd knows.
-pub(crate) async fn list(client: &mut Client) -> Result<Vec<Capture>, Failure> {
-    let reply = client.list_captures(ListCapturesRequest {}).await;
-    Ok(reply
-        .map_err(|status| Failure::from_status("captures", &status))?
-        .into_inner()
-        .captures)
-}
-
-async fn get(client: &mut Client, name: &str) -> Result<Capture, Failure> {
-    match client
-        .get_capture(GetCaptureRequest {
-            name: name.to_owned(),
-        })
-        .await
-    {
-        Ok(reply) => reply
-            .into_inner()
-            .capture
-            .ok_or_else(|| Failure::new(Code::Failed, "rxd sent an empty answer")),
-        Err(status) => Err(advise(client, name, &status).await),
-    }
-}
-
 fn nothing_to_change(args: &Set) -> Result<(), Failure> {
     if args.options.changed_fields().is_empty() && args.options.edits.interface_pushes()?.is_empty()
     {
-        let failure = Failure::new(
-            Code::Usage,
-            format!("nothing to change in capture {}", args.name),
-        );
-        return Err(failure.hint("give the options to change; fluxctl rx set --help lists them"));
+        return Err(resource::nothing_to_change::<Capture>(&args.name));
     }
     Ok(())
 }
 
-async fn set(globals: &Globals, client: &mut Client, args: &Set) -> Result<(), Failure> {
-    let pushes = args.options.edits.interface_pushes()?;
+async fn set(globals: &Globals, args: &Set) -> Result<(), Failure> {
+    nothing_to_change(args)?;
     // The tags of single interfaces are inside of the list of interfaces, which is sent as a whole.
-    let interfaces = match pushes.is_empty() {
+    let interfaces = match args.options.edits.interface_pushes()?.is_empty() {
         true => Vec::new(),
         false => {
-            get(client, &args.name)
-                .await?
-                .spec
-                .unwrap_or_default()
-                .interfaces
+            let capture: Capture = resource::get(globals, &args.name).await?;
+            capture.spec.unwrap_or_default().interfaces
         }
     };
     let request = set_request(args, interfaces)?;
-    match client.update_capture(request).await {
-        Ok(reply) => print(
-            globals.output,
-            &Changed(reply.into_inner().capture.unwrap_or_default()),
-        ),
-        Err(status) => Err(advise(client, &args.name, &status).await),
-    }
+    resource::set::<Capture>(globals, &args.name, request).await
 }
 
 /// The update for `args`; `interfaces` are those that the capture has now.
@@ -231,121 +162,90 @@ fn set_request(
     })
 }
 
-async fn delete(globals: &Globals, client: &mut Client, names: &[String]) -> Result<(), Failure> {
-    let (mut deleted, mut failures) = (Vec::new(), Vec::new());
-    for name in names {
-        match client
-            .delete_capture(DeleteCaptureRequest { name: name.clone() })
-            .await
-        {
-            Ok(_) => deleted.push(name.clone()),
-            Err(status) => failures.push(advise(client, name, &status).await),
-        }
-    }
-    if !deleted.is_empty() {
-        print(
-            globals.output,
-            &Deleted {
-                noun: "capture",
-                names: deleted,
-            },
-        )?;
-    }
-    Failure::all(failures)
-}
+impl Kind for Capture {
+    const NOUN: &'static str = "capture";
+    const COMMAND: &'static str = "rx";
+    const DAEMON: &'static str = "rxd";
+    const HEADER: &'static [&'static str] = &[
+        "NAME",
+        "INTERFACES",
+        "RING",
+        "STATE",
+        ">RECEIVED",
+        ">PUBLISHED",
+        ">KERNEL DROPS",
+        "DROPS",
+        "REASON",
+    ];
 
-/// The failure with what to do about a capture that is not there.
-async fn advise(client: &mut Client, name: &str, status: &Status) -> Failure {
-    let failure = Failure::from_status(&format!("capture {name}"), status);
-    if failure.code != Code::NotFound {
-        return failure;
-    }
-    let captures = list(client).await.unwrap_or_default();
-    failure.hint(
-        match nearest(name, captures.iter().map(|capture| capture.name.as_str())) {
-            Some(near) => format!("did you mean {near}?"),
-            None => "fluxctl rx list shows the captures that there are".to_owned(),
-        },
-    )
-}
+    type Client = CaptureServiceClient<Channel>;
+    type Create = CreateCaptureRequest;
+    type Update = UpdateCaptureRequest;
 
-/// Several captures, one line each.
-struct Captures(Vec<Capture>);
-
-impl Report for Captures {
-    fn json(&self) -> Value {
-        names::json(&self.0)
+    fn client(channel: Channel) -> Self::Client {
+        Self::Client::new(channel)
     }
 
-    fn blocks(&self) -> Vec<Block> {
-        vec![Block::Rows(&HEADER, self.0.iter().map(row).collect())]
-    }
-}
-
-/// A capture that was just added or changed: one line.
-struct Changed(Capture);
-
-impl Report for Changed {
-    fn json(&self) -> Value {
-        names::json(&self.0)
+    async fn create(client: &mut Self::Client, request: Self::Create) -> Reply<Option<Self>> {
+        Ok(client.create_capture(request).await?.into_inner().capture)
     }
 
-    fn blocks(&self) -> Vec<Block> {
-        vec![Block::Rows(&HEADER, vec![row(&self.0)])]
-    }
-}
-
-/// A capture with everything about it.
-struct OneCapture(Capture);
-
-impl Report for OneCapture {
-    fn json(&self) -> Value {
-        names::json(&self.0)
+    async fn list(client: &mut Self::Client) -> Reply<Vec<Self>> {
+        let reply = client.list_captures(ListCapturesRequest {}).await?;
+        Ok(reply.into_inner().captures)
     }
 
-    fn blocks(&self) -> Vec<Block> {
-        let (no_spec, no_status) = (CaptureSpec::default(), CaptureStatus::default());
-        let spec = self.0.spec.as_ref().unwrap_or(&no_spec);
-        let status = self.0.status.as_ref().unwrap_or(&no_status);
+    async fn get(client: &mut Self::Client, name: String) -> Reply<Option<Self>> {
+        let reply = client.get_capture(GetCaptureRequest { name }).await?;
+        Ok(reply.into_inner().capture)
+    }
+
+    async fn update(client: &mut Self::Client, request: Self::Update) -> Reply<Option<Self>> {
+        Ok(client.update_capture(request).await?.into_inner().capture)
+    }
+
+    async fn delete(client: &mut Self::Client, name: String) -> Reply<()> {
+        let request = DeleteCaptureRequest { name };
+        client.delete_capture(request).await.map(|_| ())
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn into_state(self) -> Option<(i32, String)> {
+        self.status.map(|it| (it.state, it.reason))
+    }
+
+    fn row(&self) -> Vec<String> {
+        let spec = self.spec.clone().unwrap_or_default();
+        let status = self.status.clone().unwrap_or_default();
+        let interfaces: Vec<&str> = spec
+            .interfaces
+            .iter()
+            .map(|interface| interface.name.as_str())
+            .collect();
         vec![
-            Block::Facts(facts(&self.0.name, spec, status)),
-            interfaces(spec, status),
+            self.name.clone(),
+            interfaces.join(","),
+            spec.ring,
+            names::state(status.state).to_owned(),
+            count(status.received_frames),
+            count(status.published_frames),
+            count(status.kernel_dropped_frames),
+            by_reason(&status.dropped_frames),
+            status.reason,
         ]
     }
-}
 
-const HEADER: [&str; 9] = [
-    "NAME",
-    "INTERFACES",
-    "RING",
-    "STATE",
-    ">RECEIVED",
-    ">PUBLISHED",
-    ">KERNEL DROPS",
-    "DROPS",
-    "REASON",
-];
-
-fn row(capture: &Capture) -> Vec<String> {
-    let (no_spec, no_status) = (CaptureSpec::default(), CaptureStatus::default());
-    let spec = capture.spec.as_ref().unwrap_or(&no_spec);
-    let status = capture.status.as_ref().unwrap_or(&no_status);
-    let interfaces: Vec<&str> = spec
-        .interfaces
-        .iter()
-        .map(|interface| interface.name.as_str())
-        .collect();
-    vec![
-        capture.name.clone(),
-        interfaces.join(","),
-        spec.ring.clone(),
-        names::state(status.state).to_owned(),
-        count(status.received_frames),
-        count(status.published_frames),
-        count(status.kernel_dropped_frames),
-        by_reason(&status.dropped_frames),
-        status.reason.clone(),
-    ]
+    fn blocks(&self) -> Vec<Block> {
+        let spec = self.spec.clone().unwrap_or_default();
+        let status = self.status.clone().unwrap_or_default();
+        vec![
+            Block::Facts(facts(&self.name, &spec, &status)),
+            interfaces(&spec, &status),
+        ]
+    }
 }
 
 fn facts(name: &str, spec: &CaptureSpec, status: &CaptureStatus) -> Vec<(&'static str, String)> {
@@ -421,7 +321,9 @@ fn interfaces(spec: &CaptureSpec, status: &CaptureStatus) -> Block {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::output::render;
+    use crate::exit::Code;
+    use crate::output::{Report, render};
+    use crate::resource::{Listed as Captures, Shown as OneCapture};
     use clap::Parser;
     use fluxcap_proto::v1::{State, VlanTag};
 

@@ -4,13 +4,10 @@ use crate::connect::{Globals, block_on};
 use crate::exit::{Code, Failure};
 use crate::names;
 use crate::output::{Block, Report, print};
-use crate::{ring, rx, tx};
+use crate::resource::{self, Kind};
 use clap::Args;
-use fluxcap_proto::v1::capture_service_client::CaptureServiceClient;
 use fluxcap_proto::v1::daemon_service_client::DaemonServiceClient;
-use fluxcap_proto::v1::ring_service_client::RingServiceClient;
-use fluxcap_proto::v1::transmit_service_client::TransmitServiceClient;
-use fluxcap_proto::v1::{Daemon, GetDaemonRequest, State};
+use fluxcap_proto::v1::{Capture, Daemon, GetDaemonRequest, Ring, State, Transmit};
 use serde::Serialize;
 use serde_json::Value;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -158,33 +155,19 @@ async fn health(channel: Channel) -> Result<&'static str, Failure> {
 }
 
 async fn resources(daemon: &str, channel: Channel) -> Result<Vec<Resource>, Failure> {
-    Ok(match daemon {
-        "ringd" => {
-            let rings = ring::list(&mut RingServiceClient::new(channel)).await?;
-            rings
-                .into_iter()
-                .map(|ring| {
-                    Resource::new("ring", ring.name, ring.status.map(|s| (s.state, s.reason)))
-                })
-                .collect()
-        }
-        "rxd" => {
-            let captures = rx::list(&mut CaptureServiceClient::new(channel)).await?;
-            captures
-                .into_iter()
-                .map(|rx| Resource::new("capture", rx.name, rx.status.map(|s| (s.state, s.reason))))
-                .collect()
-        }
-        _ => {
-            let transmits = tx::list(&mut TransmitServiceClient::new(channel)).await?;
-            transmits
-                .into_iter()
-                .map(|tx| {
-                    Resource::new("transmit", tx.name, tx.status.map(|s| (s.state, s.reason)))
-                })
-                .collect()
-        }
-    })
+    match daemon {
+        "ringd" => all::<Ring>(channel).await,
+        "rxd" => all::<Capture>(channel).await,
+        _ => all::<Transmit>(channel).await,
+    }
+}
+
+async fn all<K: Kind>(channel: Channel) -> Result<Vec<Resource>, Failure> {
+    let all = resource::all::<K>(&mut K::client(channel)).await?;
+    Ok(all
+        .into_iter()
+        .map(|it| Resource::new(K::NOUN, it.name().to_owned(), it.into_state()))
+        .collect())
 }
 
 impl Status {

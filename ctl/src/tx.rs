@@ -1,8 +1,9 @@
 //! `fluxctl tx`: transmits from rings to an interface, through txd.
 
 use crate::connect::{Globals, block_on};
-use crate::exit::{Code, Failure, nearest};
-use crate::output::{Block, Deleted, Report, by_reason, count, print};
+use crate::exit::Failure;
+use crate::output::{Block, by_reason, count};
+use crate::resource::{self, Kind, Reply};
 use crate::{complete, edits, names};
 use clap::{Args, Subcommand};
 use clap_complete::ArgValueCandidates;
@@ -14,9 +15,8 @@ use fluxcap_proto::v1::{
     Transmit, TransmitSpec, TransmitStatus, UpdateTransmitRequest,
 };
 use prost_types::FieldMask;
-use serde_json::Value;
 use std::time::{Duration, UNIX_EPOCH};
-use tonic::{Status, transport::Channel};
+use tonic::transport::Channel;
 
 /// `fluxctl tx ...`
 #[derive(Debug, Subcommand)]
@@ -27,12 +27,20 @@ pub(crate) enum Command {
     #[command(visible_alias = "ls")]
     List,
     /// Show one transmit: rings, edits, counters
-    Show(Named),
+    Show {
+        /// Name of the transmit
+        #[arg(add = ArgValueCandidates::new(complete::known::<Transmit>))]
+        name: String,
+    },
     /// Change a running transmit; options not given stay as they are
     Set(Set),
     /// Stop transmits and forget them
     #[command(visible_alias = "rm")]
-    Delete(Many),
+    Delete {
+        /// Names of the transmits
+        #[arg(required = true, value_name = "NAME", add = ArgValueCandidates::new(complete::known::<Transmit>))]
+        names: Vec<String>,
+    },
 }
 
 /// `fluxctl tx add`
@@ -62,7 +70,7 @@ pub(crate) struct Add {
 #[derive(Debug, Args)]
 pub(crate) struct Set {
     /// Name of the transmit
-    #[arg(add = ArgValueCandidates::new(complete::transmits))]
+    #[arg(add = ArgValueCandidates::new(complete::known::<Transmit>))]
     name: String,
 
     /// Check only
@@ -73,45 +81,23 @@ pub(crate) struct Set {
     options: TransmitArgs,
 }
 
-/// One transmit by name.
-#[derive(Debug, Args)]
-pub(crate) struct Named {
-    /// Name of the transmit
-    #[arg(add = ArgValueCandidates::new(complete::transmits))]
-    name: String,
-}
-
-/// Transmits by name.
-#[derive(Debug, Args)]
-pub(crate) struct Many {
-    /// Names of the transmits
-    #[arg(required = true, value_name = "NAME", add = ArgValueCandidates::new(complete::transmits))]
-    names: Vec<String>,
-}
-
-type Client = TransmitServiceClient<Channel>;
-
-/// Runs the command.
+/// Runs the command. What is wrong with the command line is said before txd is asked.
 pub(crate) fn run(globals: &Globals, command: &Command) -> Result<(), Failure> {
     block_on(async {
         match command {
-            Command::Add(args) => add(globals, add_request(args)?).await,
-            Command::List => print(
-                globals.output,
-                &Transmits(list(&mut connect(globals).await?).await?),
-            ),
-            Command::Show(args) => print(
-                globals.output,
-                &OneTransmit(get(&mut connect(globals).await?, &args.name).await?),
-            ),
-            Command::Set(args) => set(globals, args, set_request(args)?).await,
-            Command::Delete(args) => delete(globals, &args.names).await,
+            Command::Add(args) => {
+                let request = add_request(args)?;
+                resource::add::<Transmit>(globals, &request.name.clone(), request).await
+            }
+            Command::List => resource::list::<Transmit>(globals).await,
+            Command::Show { name } => resource::show::<Transmit>(globals, name).await,
+            Command::Set(args) => {
+                let request = set_request(args)?;
+                resource::set::<Transmit>(globals, &args.name, request).await
+            }
+            Command::Delete { names } => resource::delete::<Transmit>(globals, names).await,
         }
     })
-}
-
-async fn connect(globals: &Globals) -> Result<Client, Failure> {
-    Ok(TransmitServiceClient::new(globals.connect("txd").await?))
 }
 
 fn add_request(args: &Add) -> Result<CreateTransmitRequest, Failure> {
@@ -123,41 +109,6 @@ fn add_request(args: &Add) -> Result<CreateTransmitRequest, Failure> {
         spec,
         validate_only: args.dry_run,
     })
-}
-
-async fn add(globals: &Globals, request: CreateTransmitRequest) -> Result<(), Failure> {
-    let object = format!("transmit {}", request.name);
-    match connect(globals).await?.create_transmit(request).await {
-        Ok(reply) => print(
-            globals.output,
-            &Changed(reply.into_inner().transmit.unwrap_or_default()),
-        ),
-        Err(status) => Err(Failure::from_status(&object, &status)),
-    }
-}
-
-/// All transmits that txd knows.
-pub(crate) async fn list(client: &mut Client) -> Result<Vec<Transmit>, Failure> {
-    let reply = client.list_transmits(ListTransmitsRequest {}).await;
-    Ok(reply
-        .map_err(|status| Failure::from_status("transmits", &status))?
-        .into_inner()
-        .transmits)
-}
-
-async fn get(client: &mut Client, name: &str) -> Result<Transmit, Failure> {
-    match client
-        .get_transmit(GetTransmitRequest {
-            name: name.to_owned(),
-        })
-        .await
-    {
-        Ok(reply) => reply
-            .into_inner()
-            .transmit
-            .ok_or_else(|| Failure::new(Code::Failed, "txd sent an empty answer")),
-        Err(status) => Err(advise(client, name, &status).await),
-    }
 }
 
 fn set_request(args: &Set) -> Result<UpdateTransmitRequest, Failure> {
@@ -173,11 +124,7 @@ fn set_request(args: &Set) -> Result<UpdateTransmitRequest, Failure> {
     };
     let spec = args.options.to_specs(&[nowhere])?.pop();
     if paths.is_empty() {
-        let failure = Failure::new(
-            Code::Usage,
-            format!("nothing to change in transmit {}", args.name),
-        );
-        return Err(failure.hint("give the options to change; fluxctl tx set --help lists them"));
+        return Err(resource::nothing_to_change::<Transmit>(&args.name));
     }
     let update_mask = Some(FieldMask { paths });
     Ok(UpdateTransmitRequest {
@@ -188,133 +135,87 @@ fn set_request(args: &Set) -> Result<UpdateTransmitRequest, Failure> {
     })
 }
 
-async fn set(globals: &Globals, args: &Set, request: UpdateTransmitRequest) -> Result<(), Failure> {
-    let mut client = connect(globals).await?;
-    match client.update_transmit(request).await {
-        Ok(reply) => print(
-            globals.output,
-            &Changed(reply.into_inner().transmit.unwrap_or_default()),
-        ),
-        Err(status) => Err(advise(&mut client, &args.name, &status).await),
-    }
-}
+impl Kind for Transmit {
+    const NOUN: &'static str = "transmit";
+    const COMMAND: &'static str = "tx";
+    const DAEMON: &'static str = "txd";
+    const HEADER: &'static [&'static str] = &[
+        "NAME",
+        "RINGS",
+        "INTERFACE",
+        "STATE",
+        "IO",
+        ">DELIVERED",
+        ">SENT",
+        ">LAPPED",
+        "DROPS",
+        "REASON",
+    ];
 
-async fn delete(globals: &Globals, names: &[String]) -> Result<(), Failure> {
-    let mut client = connect(globals).await?;
-    let (mut deleted, mut failures) = (Vec::new(), Vec::new());
-    for name in names {
-        match client
-            .delete_transmit(DeleteTransmitRequest { name: name.clone() })
-            .await
-        {
-            Ok(_) => deleted.push(name.clone()),
-            Err(status) => failures.push(advise(&mut client, name, &status).await),
-        }
-    }
-    if !deleted.is_empty() {
-        print(
-            globals.output,
-            &Deleted {
-                noun: "transmit",
-                names: deleted,
-            },
-        )?;
-    }
-    Failure::all(failures)
-}
+    type Client = TransmitServiceClient<Channel>;
+    type Create = CreateTransmitRequest;
+    type Update = UpdateTransmitRequest;
 
-/// The failure with what to do about a transmit that is not there.
-async fn advise(client: &mut Client, name: &str, status: &Status) -> Failure {
-    let failure = Failure::from_status(&format!("transmit {name}"), status);
-    if failure.code != Code::NotFound {
-        return failure;
-    }
-    let transmits = list(client).await.unwrap_or_default();
-    failure.hint(
-        match nearest(
-            name,
-            transmits.iter().map(|transmit| transmit.name.as_str()),
-        ) {
-            Some(near) => format!("did you mean {near}?"),
-            None => "fluxctl tx list shows the transmits that there are".to_owned(),
-        },
-    )
-}
-
-/// Several transmits, one line each.
-struct Transmits(Vec<Transmit>);
-
-impl Report for Transmits {
-    fn json(&self) -> Value {
-        names::json(&self.0)
+    fn client(channel: Channel) -> Self::Client {
+        Self::Client::new(channel)
     }
 
-    fn blocks(&self) -> Vec<Block> {
-        vec![Block::Rows(&HEADER, self.0.iter().map(row).collect())]
-    }
-}
-
-/// A transmit that was just added or changed: one line.
-struct Changed(Transmit);
-
-impl Report for Changed {
-    fn json(&self) -> Value {
-        names::json(&self.0)
+    async fn create(client: &mut Self::Client, request: Self::Create) -> Reply<Option<Self>> {
+        Ok(client.create_transmit(request).await?.into_inner().transmit)
     }
 
-    fn blocks(&self) -> Vec<Block> {
-        vec![Block::Rows(&HEADER, vec![row(&self.0)])]
-    }
-}
-
-/// A transmit with everything about it.
-struct OneTransmit(Transmit);
-
-impl Report for OneTransmit {
-    fn json(&self) -> Value {
-        names::json(&self.0)
+    async fn list(client: &mut Self::Client) -> Reply<Vec<Self>> {
+        let reply = client.list_transmits(ListTransmitsRequest {}).await?;
+        Ok(reply.into_inner().transmits)
     }
 
-    fn blocks(&self) -> Vec<Block> {
-        let (no_spec, no_status) = (TransmitSpec::default(), TransmitStatus::default());
-        let spec = self.0.spec.as_ref().unwrap_or(&no_spec);
-        let status = self.0.status.as_ref().unwrap_or(&no_status);
+    async fn get(client: &mut Self::Client, name: String) -> Reply<Option<Self>> {
+        let reply = client.get_transmit(GetTransmitRequest { name }).await?;
+        Ok(reply.into_inner().transmit)
+    }
+
+    async fn update(client: &mut Self::Client, request: Self::Update) -> Reply<Option<Self>> {
+        Ok(client.update_transmit(request).await?.into_inner().transmit)
+    }
+
+    async fn delete(client: &mut Self::Client, name: String) -> Reply<()> {
+        let request = DeleteTransmitRequest { name };
+        client.delete_transmit(request).await.map(|_| ())
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn into_state(self) -> Option<(i32, String)> {
+        self.status.map(|it| (it.state, it.reason))
+    }
+
+    fn row(&self) -> Vec<String> {
+        let spec = self.spec.clone().unwrap_or_default();
+        let status = self.status.clone().unwrap_or_default();
         vec![
-            Block::Facts(facts(&self.0.name, spec, status)),
-            rings(status),
+            self.name.clone(),
+            spec.rings.join(","),
+            spec.interface,
+            names::state(status.state).to_owned(),
+            status.io,
+            count(status.delivered_frames),
+            count(status.sent_frames),
+            count(status.lapped_frames),
+            by_reason(&status.dropped_frames),
+            status.reason,
         ]
     }
-}
 
-const HEADER: [&str; 10] = [
-    "NAME",
-    "RINGS",
-    "INTERFACE",
-    "STATE",
-    "IO",
-    ">DELIVERED",
-    ">SENT",
-    ">LAPPED",
-    "DROPS",
-    "REASON",
-];
-
-fn row(transmit: &Transmit) -> Vec<String> {
-    let (no_spec, no_status) = (TransmitSpec::default(), TransmitStatus::default());
-    let spec = transmit.spec.as_ref().unwrap_or(&no_spec);
-    let status = transmit.status.as_ref().unwrap_or(&no_status);
-    vec![
-        transmit.name.clone(),
-        spec.rings.join(","),
-        spec.interface.clone(),
-        names::state(status.state).to_owned(),
-        status.io.clone(),
-        count(status.delivered_frames),
-        count(status.sent_frames),
-        count(status.lapped_frames),
-        by_reason(&status.dropped_frames),
-        status.reason.clone(),
-    ]
+    fn blocks(&self) -> Vec<Block> {
+        let spec = self.spec.clone().unwrap_or_default();
+        let status = self.status.clone().unwrap_or_default();
+        vec![
+            Block::Facts(facts(&self.name, &spec, &status)),
+            rings(&status),
+        ]
+    }
 }
 
 fn facts(name: &str, spec: &TransmitSpec, status: &TransmitStatus) -> Vec<(&'static str, String)> {
@@ -388,7 +289,9 @@ fn rings(status: &TransmitStatus) -> Block {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::output::render;
+    use crate::exit::Code;
+    use crate::output::{Report, render};
+    use crate::resource::Shown as OneTransmit;
     use clap::Parser;
     use fluxcap_proto::v1::{Start, State, TransmitRingStatus};
 

@@ -1,0 +1,215 @@
+//! What is the same for every kind of resource that a daemon serves: add, list, show, set and delete.
+//!
+//! A kind says how its daemon is asked and what its tables hold; the commands here do the rest.
+
+use crate::connect::Globals;
+use crate::exit::{Code, Failure, nearest};
+use crate::names;
+use crate::output::{Block, Deleted, Report, print};
+use serde::Serialize;
+use serde_json::Value;
+use tonic::{Status, transport::Channel};
+
+/// A daemon's answer.
+pub(crate) type Reply<T> = Result<T, Status>;
+
+/// A kind of resource: the message that describes one.
+pub(crate) trait Kind: Default + Serialize {
+    /// What one is called: "capture".
+    const NOUN: &'static str;
+    /// The command for it: "rx" as in `fluxctl rx`.
+    const COMMAND: &'static str;
+    /// The daemon that serves it.
+    const DAEMON: &'static str;
+    /// The header of the table that has one row for each.
+    const HEADER: &'static [&'static str];
+
+    /// The daemon's client.
+    type Client;
+    /// What makes one.
+    type Create;
+    /// What changes one.
+    type Update;
+
+    fn client(channel: Channel) -> Self::Client;
+    // The five calls. Nothing instead of a resource: the daemon's answer was empty.
+    async fn create(client: &mut Self::Client, request: Self::Create) -> Reply<Option<Self>>;
+    async fn list(client: &mut Self::Client) -> Reply<Vec<Self>>;
+    async fn get(client: &mut Self::Client, name: String) -> Reply<Option<Self>>;
+    async fn update(client: &mut Self::Client, request: Self::Update) -> Reply<Option<Self>>;
+    async fn delete(client: &mut Self::Client, name: String) -> Reply<()>;
+
+    fn name(&self) -> &str;
+    /// Its state and the reason for that, unless the daemon said nothing about it.
+    fn into_state(self) -> Option<(i32, String)>;
+    /// Its row in the table.
+    fn row(&self) -> Vec<String>;
+    /// Everything about it.
+    fn blocks(&self) -> Vec<Block>;
+
+    /// What to do about `name`, which is not there and resembles nothing that is.
+    fn remedy(_name: &str) -> String {
+        let (command, noun) = (Self::COMMAND, Self::NOUN);
+        format!("fluxctl {command} list shows the {noun}s that there are")
+    }
+}
+
+/// Connects to the daemon that serves this kind.
+pub(crate) async fn connect<K: Kind>(globals: &Globals) -> Result<K::Client, Failure> {
+    Ok(K::client(globals.connect(K::DAEMON).await?))
+}
+
+/// Makes one and shows its row. `name` is the one in the request.
+pub(crate) async fn add<K: Kind>(
+    globals: &Globals,
+    name: &str,
+    request: K::Create,
+) -> Result<(), Failure> {
+    match K::create(&mut connect::<K>(globals).await?, request).await {
+        Ok(made) => print(globals.output, &Changed(made.unwrap_or_default())),
+        Err(status) => Err(failure::<K>(name, &status)),
+    }
+}
+
+/// Shows a table of all.
+pub(crate) async fn list<K: Kind>(globals: &Globals) -> Result<(), Failure> {
+    let mut client = connect::<K>(globals).await?;
+    print(globals.output, &Listed(all::<K>(&mut client).await?))
+}
+
+/// Shows everything about one.
+pub(crate) async fn show<K: Kind>(globals: &Globals, name: &str) -> Result<(), Failure> {
+    print(globals.output, &Shown(get::<K>(globals, name).await?))
+}
+
+/// Changes one and shows its row. `name` is the one in the request.
+pub(crate) async fn set<K: Kind>(
+    globals: &Globals,
+    name: &str,
+    request: K::Update,
+) -> Result<(), Failure> {
+    let changed = update::<K>(globals, name, request).await?;
+    print(globals.output, &Changed(changed))
+}
+
+/// Deletes as many as can be.
+pub(crate) async fn delete<K: Kind>(globals: &Globals, names: &[String]) -> Result<(), Failure> {
+    let mut client = connect::<K>(globals).await?;
+    let (mut deleted, mut failures) = (Vec::new(), Vec::new());
+    for name in names {
+        match K::delete(&mut client, name.clone()).await {
+            Ok(()) => deleted.push(name.clone()),
+            Err(status) => failures.push(advise::<K>(&mut client, name, &status).await),
+        }
+    }
+    if !deleted.is_empty() {
+        let (noun, names) = (K::NOUN, deleted);
+        print(globals.output, &Deleted { noun, names })?;
+    }
+    Failure::all(failures)
+}
+
+/// All that the daemon knows.
+pub(crate) async fn all<K: Kind>(client: &mut K::Client) -> Result<Vec<K>, Failure> {
+    let all = K::list(client).await;
+    all.map_err(|status| Failure::from_status(&format!("{}s", K::NOUN), &status))
+}
+
+/// One by name.
+pub(crate) async fn get<K: Kind>(globals: &Globals, name: &str) -> Result<K, Failure> {
+    let mut client = connect::<K>(globals).await?;
+    match K::get(&mut client, name.to_owned()).await {
+        Ok(Some(one)) => Ok(one),
+        Ok(None) => {
+            let message = format!("{} sent an empty answer", K::DAEMON);
+            Err(Failure::new(Code::Failed, message))
+        }
+        Err(status) => Err(advise::<K>(&mut client, name, &status).await),
+    }
+}
+
+/// Changes one, and gives it as it is now.
+pub(crate) async fn update<K: Kind>(
+    globals: &Globals,
+    name: &str,
+    request: K::Update,
+) -> Result<K, Failure> {
+    let mut client = connect::<K>(globals).await?;
+    match K::update(&mut client, request).await {
+        Ok(changed) => Ok(changed.unwrap_or_default()),
+        Err(status) => Err(advise::<K>(&mut client, name, &status).await),
+    }
+}
+
+/// The failure of a change of `name` without anything to change.
+pub(crate) fn nothing_to_change<K: Kind>(name: &str) -> Failure {
+    let (command, noun) = (K::COMMAND, K::NOUN);
+    Failure::new(Code::Usage, format!("nothing to change in {noun} {name}")).hint(format!(
+        "give the options to change; fluxctl {command} set --help lists them"
+    ))
+}
+
+/// The daemon's refusal of something about `name`.
+pub(crate) fn failure<K: Kind>(name: &str, status: &Status) -> Failure {
+    Failure::from_status(&format!("{} {name}", K::NOUN), status)
+}
+
+/// The failure, with what to do about one that is not there.
+async fn advise<K: Kind>(client: &mut K::Client, name: &str, status: &Status) -> Failure {
+    let failure = failure::<K>(name, status);
+    if failure.code != Code::NotFound {
+        return failure;
+    }
+    let known = all::<K>(client).await.unwrap_or_default();
+    failure.hint(missing_hint::<K>(name, known.iter().map(K::name)))
+}
+
+/// What to do about one that is not there: the name that was probably meant, or the remedy.
+pub(crate) fn missing_hint<'a, K: Kind>(
+    name: &str,
+    known: impl IntoIterator<Item = &'a str>,
+) -> String {
+    match nearest(name, known) {
+        Some(near) => format!("did you mean {near}?"),
+        None => K::remedy(name),
+    }
+}
+
+/// Several, one line each.
+pub(crate) struct Listed<K>(pub(crate) Vec<K>);
+
+impl<K: Kind> Report for Listed<K> {
+    fn json(&self) -> Value {
+        names::json(&self.0)
+    }
+
+    fn blocks(&self) -> Vec<Block> {
+        vec![Block::Rows(K::HEADER, self.0.iter().map(K::row).collect())]
+    }
+}
+
+/// One that was just added or changed: one line.
+struct Changed<K>(K);
+
+impl<K: Kind> Report for Changed<K> {
+    fn json(&self) -> Value {
+        names::json(&self.0)
+    }
+
+    fn blocks(&self) -> Vec<Block> {
+        vec![Block::Rows(K::HEADER, vec![self.0.row()])]
+    }
+}
+
+/// One with everything about it.
+pub(crate) struct Shown<K>(pub(crate) K);
+
+impl<K: Kind> Report for Shown<K> {
+    fn json(&self) -> Value {
+        names::json(&self.0)
+    }
+
+    fn blocks(&self) -> Vec<Block> {
+        self.0.blocks()
+    }
+}
