@@ -1,8 +1,16 @@
 //! Taps to outputs, through rings, under load and under change.
 
 use fluxcap_e2e::payload::Headers;
-use fluxcap_e2e::{Generator, Lab, need_root};
-use std::time::Duration;
+use fluxcap_e2e::{Daemon, Generator, Lab, need_root};
+use fluxcap_proto::v1::capture_service_client::CaptureServiceClient;
+use fluxcap_proto::v1::daemon_service_client::DaemonServiceClient;
+use fluxcap_proto::v1::ring_service_client::RingServiceClient;
+use fluxcap_proto::v1::transmit_service_client::TransmitServiceClient;
+use fluxcap_proto::v1::{
+    GetDaemonRequest, ListCapturesRequest, ListRingsRequest, ListTransmitsRequest,
+};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 const QUIET: Duration = Duration::from_millis(300);
 
@@ -398,4 +406,56 @@ fn sampling_by_flow_keeps_both_directions_of_a_conversation() {
     );
     assert!(seen.values().all(|frames| *frames == 2), "{seen:?}");
     lab.audit();
+}
+
+/// Clients that ask as fast as they can, of every daemon at once.
+#[test]
+fn hammering_the_api_loses_no_frame() {
+    need_root!();
+    let lab = replicating(2);
+    let sinks: Vec<_> = lab.outputs.iter().map(|output| output.sink()).collect();
+    let sending = lab.taps[0].start(&Generator::new(1).rate(20_000).count(80_000));
+    let (asked, slowest) = (AtomicU64::new(0), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for daemon in [&lab.ringd, &lab.rxd, &lab.txd] {
+            scope.spawn(|| hammer(daemon, &asked, &slowest, || sending.frames() < 80_000));
+        }
+    });
+    let sent = sending.join();
+    for sink in sinks {
+        sink.wait_quiet(QUIET);
+        sink.stop().assert_exactly(1, &sent);
+    }
+    let slowest = Duration::from_micros(slowest.into_inner());
+    println!(
+        "{} calls while {} frames went through, the slowest took {slowest:?}",
+        asked.into_inner(),
+        sent.frames
+    );
+    lab.audit();
+}
+
+/// Asks a daemon for itself and for all services' lists, whoever serves them, as long as `on` says.
+fn hammer(daemon: &Daemon, asked: &AtomicU64, slowest: &AtomicU64, on: impl Fn() -> bool) {
+    daemon.rpc(async |channel| {
+        while on() {
+            let begun = Instant::now();
+            let about = DaemonServiceClient::new(channel.clone())
+                .get_daemon(GetDaemonRequest {})
+                .await;
+            assert!(about.is_ok(), "{about:?}");
+            let _ = RingServiceClient::new(channel.clone())
+                .list_rings(ListRingsRequest {})
+                .await;
+            let _ = CaptureServiceClient::new(channel.clone())
+                .list_captures(ListCapturesRequest {})
+                .await;
+            let _ = TransmitServiceClient::new(channel.clone())
+                .list_transmits(ListTransmitsRequest {})
+                .await;
+            let took = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+            slowest.fetch_max(took / 4, Relaxed);
+            asked.fetch_add(4, Relaxed);
+        }
+    });
 }
