@@ -65,6 +65,28 @@ fn readers(tap: &Tap) -> usize {
     stats.readers.len()
 }
 
+/// A reader of the tap's ring in this process.
+#[track_caller]
+fn consumer(tap: &Tap, label: &str, start: Start) -> Consumer {
+    Consumer::open(&tap.rings(), &tap.name, label, start, false).unwrap()
+}
+
+/// Starts a fluxctl that reads the ring, and waits until it is registered.
+#[track_caller]
+fn start_reader(tap: &Tap, args: &[&str]) -> Child {
+    let child = tap.fluxctl(args).spawn().unwrap();
+    wait_until("the reader registers", || readers(tap) == 1);
+    child
+}
+
+/// The command that writes the oldest `count` frames into a file.
+fn capture_oldest<'a>(count: &'a str, file: &'a Path) -> [&'a str; 8] {
+    let file = file.to_str().unwrap();
+    [
+        "capture", "cisco", "--from", "oldest", "-c", count, "-w", file,
+    ]
+}
+
 #[track_caller]
 fn finish(child: Child) -> Ran {
     Ran::from(child.wait_with_output().unwrap())
@@ -89,16 +111,7 @@ fn a_capture_file_holds_the_frames_of_the_ring_byte_for_byte() {
     tap.publish("eth1", 3);
     tap.publish("eth2", 2);
     let file = tap.dir.path().join("out.pcapng");
-    let ran = tap.run(&[
-        "capture",
-        "cisco",
-        "--from",
-        "oldest",
-        "-c",
-        "5",
-        "-w",
-        file.to_str().unwrap(),
-    ]);
+    let ran = tap.run(&capture_oldest("5", &file));
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(ran.stderr.contains("5 frames captured"), "{ran:?}");
 
@@ -177,22 +190,11 @@ fn only_frames_that_match_are_captured_and_cut_as_asked() {
     let mut tap = Tap::new("cisco");
     tap.publish("eth1", 4);
     let file = tap.dir.path().join("out.pcapng");
-    let path = file.to_str().unwrap();
     // The payload of frame 2 ends in 2: byte 49 of the frame.
     let filters = ["--filter", "udp", "--filter", "ether[49] = 2"];
     let args = [
-        &[
-            "capture",
-            "cisco",
-            "--from",
-            "oldest",
-            "-w",
-            path,
-            "-c",
-            "1",
-            "--snaplen",
-            "40",
-        ][..],
+        &capture_oldest("1", &file)[..],
+        &["--snaplen", "40"],
         &filters,
     ]
     .concat();
@@ -216,16 +218,7 @@ fn frames_that_the_kernel_dropped_are_told_with_the_next_one() {
     tap.publish("eth1", 1);
     let file = tap.dir.path().join("out.pcapng");
     // Frames and the loss come in one batch or in two; the drops are told before the end either way.
-    let ran = tap.run(&[
-        "capture",
-        "cisco",
-        "--from",
-        "oldest",
-        "-c",
-        "2",
-        "-w",
-        file.to_str().unwrap(),
-    ]);
+    let ran = tap.run(&capture_oldest("2", &file));
     assert!(ran.stderr.contains("9 dropped by the kernel"), "{ran:?}");
     let told: Vec<_> = packets(&blocks(&file))
         .into_iter()
@@ -244,8 +237,7 @@ fn a_capture_that_is_too_slow_tells_exactly_what_it_lost() {
     tap.publish("eth1", 1);
     let file = tap.dir.path().join("out.pcapng");
     let args = ["capture", "cisco", "-w", file.to_str().unwrap()];
-    let child = tap.fluxctl(&args).spawn().unwrap();
-    wait_until("the reader registers", || readers(&tap) == 1);
+    let child = start_reader(&tap, &args);
     signal(&child, Signal::STOP);
     tap.publish("eth1", FRAMES);
     signal(&child, Signal::CONT);
@@ -272,8 +264,7 @@ fn a_capture_that_is_too_slow_tells_exactly_what_it_lost() {
 fn a_live_capture_shows_frames_as_they_come_and_ends_on_ctrl_c() {
     let mut tap = Tap::new("cisco");
     tap.publish("eth1", 1);
-    let mut child = tap.fluxctl(&["capture", "cisco"]).spawn().unwrap();
-    wait_until("the reader registers", || readers(&tap) == 1);
+    let mut child = start_reader(&tap, &["capture", "cisco"]);
     tap.publish("eth1", 2);
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let first = lines.next().unwrap().unwrap();
@@ -312,11 +303,7 @@ fn frames_as_json_are_one_object_on_each_line() {
 fn a_closed_pipe_ends_a_capture_quietly_even_without_traffic() {
     let mut tap = Tap::new("cisco");
     tap.publish("eth1", 1);
-    let mut child = tap
-        .fluxctl(&["capture", "cisco", "-w", "-"])
-        .spawn()
-        .unwrap();
-    wait_until("the reader registers", || readers(&tap) == 1);
+    let mut child = start_reader(&tap, &["capture", "cisco", "-w", "-"]);
     let mut head = [0; 4];
     let mut stdout = child.stdout.take().unwrap();
     stdout.read_exact(&mut head).unwrap();
@@ -332,18 +319,7 @@ fn a_capture_follows_a_ring_that_is_replaced() {
     let mut tap = Tap::new("cisco");
     tap.publish("eth1", 1);
     let file = tap.dir.path().join("out.pcapng");
-    let args = [
-        "capture",
-        "cisco",
-        "--from",
-        "oldest",
-        "-c",
-        "4",
-        "-w",
-        file.to_str().unwrap(),
-    ];
-    let child = tap.fluxctl(&args).stdout(Stdio::null()).spawn().unwrap();
-    wait_until("the reader registers", || readers(&tap) == 1);
+    let child = start_reader(&tap, &capture_oldest("4", &file));
     tap.publish("eth1", 1);
     tap.replace();
     tap.publish("eth2", 2);
@@ -361,8 +337,7 @@ fn a_capture_follows_a_ring_that_is_replaced() {
 #[test]
 fn a_deleted_ring_ends_a_capture() {
     let tap = Tap::new("cisco");
-    let child = tap.fluxctl(&["capture", "cisco"]).spawn().unwrap();
-    wait_until("the reader registers", || readers(&tap) == 1);
+    let child = start_reader(&tap, &["capture", "cisco"]);
     let (rings, name) = (tap.rings(), tap.name.clone());
     let Tap { dir, producer, .. } = tap;
     producer.close();
@@ -401,7 +376,7 @@ fn a_wrong_filter_is_a_matter_of_usage() {
 fn io_measures_rates_lag_and_drops() {
     let mut tap = Tap::new("cisco");
     tap.kernel_drop("eth1", 9);
-    let _reader = Consumer::open(&tap.rings(), &tap.name, "slow", Start::Newest, false).unwrap();
+    let _reader = consumer(&tap, "slow", Start::Newest);
     let child = tap
         .fluxctl(&["io", "cisco", "-o", "json", "--interval", "300ms"])
         .spawn()
@@ -485,8 +460,7 @@ fn the_books_of_a_sound_ring_close() {
     tap.kernel_drop("eth2", 5);
     tap.producer.source(0).add_received(3);
     tap.producer.add_drop(DropReason::Filtered, 3);
-    let mut reader =
-        Consumer::open(&tap.rings(), &tap.name, "reader", Start::Oldest, false).unwrap();
+    let mut reader = consumer(&tap, "reader", Start::Oldest);
     let mut batch = Batch::new(1 << 20, 64);
     reader.poll(&mut batch).unwrap();
     reader.add_outcome(Outcome::Sent, batch.len() as u64 - 1);
@@ -532,8 +506,7 @@ fn a_hole_in_the_producers_books_is_found_and_its_stage_named() {
 fn a_frame_counted_twice_by_a_reader_is_found_and_its_stage_named() {
     let mut tap = Tap::new("cisco");
     tap.publish("eth1", 10);
-    let mut reader =
-        Consumer::open(&tap.rings(), &tap.name, "reader", Start::Oldest, false).unwrap();
+    let mut reader = consumer(&tap, "reader", Start::Oldest);
     let mut batch = Batch::new(1 << 20, 64);
     reader.poll(&mut batch).unwrap();
     reader.add_outcome(Outcome::Sent, 11);
@@ -552,8 +525,7 @@ fn a_frame_counted_twice_by_a_reader_is_found_and_its_stage_named() {
 fn a_reader_that_was_killed_is_explained() {
     let mut tap = Tap::new("cisco");
     tap.publish("eth1", 10);
-    let mut reader =
-        Consumer::open(&tap.rings(), &tap.name, "reader", Start::Oldest, false).unwrap();
+    let mut reader = consumer(&tap, "reader", Start::Oldest);
     reader.poll(&mut Batch::new(1 << 20, 64)).unwrap();
     drop(reader);
     let ran = tap.run(&["audit"]);
@@ -565,8 +537,7 @@ fn a_reader_that_was_killed_is_explained() {
 fn traffic_that_does_not_pause_is_audited_within_what_is_in_flight() {
     let mut tap = Tap::new("cisco");
     tap.publish("eth1", 10);
-    let mut reader =
-        Consumer::open(&tap.rings(), &tap.name, "reader", Start::Newest, false).unwrap();
+    let mut reader = consumer(&tap, "reader", Start::Newest);
     let mut batch = Batch::new(1 << 20, 64);
     let mut child = tap
         .fluxctl(&["audit", "-o", "json", "--wait", "1s"])

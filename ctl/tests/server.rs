@@ -38,6 +38,14 @@ fn named(name: &str) -> Result<(), Status> {
     Err(Status::new(code, format!("capture {name}: as you wish")))
 }
 
+fn capture(name: &str, spec: Option<CaptureSpec>) -> Capture {
+    Capture {
+        name: name.to_owned(),
+        spec,
+        status: None,
+    }
+}
+
 #[tonic::async_trait]
 impl CaptureService for Rxd {
     type WatchCapturesStream = tokio_stream::Empty<Result<WatchCapturesResponse, Status>>;
@@ -48,11 +56,7 @@ impl CaptureService for Rxd {
     ) -> Reply<CreateCaptureResponse> {
         let request = request.into_inner();
         named(&request.name)?;
-        let capture = Capture {
-            name: request.name.clone(),
-            spec: request.spec.clone(),
-            status: None,
-        };
+        let capture = capture(&request.name, request.spec.clone());
         self.created.lock().unwrap().push(request);
         Ok(Response::new(CreateCaptureResponse {
             capture: Some(capture),
@@ -65,16 +69,9 @@ impl CaptureService for Rxd {
             tokio::time::sleep(Duration::from_secs(60)).await;
         }
         named(&name)?;
-        let capture = self
-            .captures
-            .iter()
-            .find(|capture| capture.name == name)
-            .cloned();
+        let known = self.captures.iter().find(|capture| capture.name == name);
         Ok(Response::new(GetCaptureResponse {
-            capture: capture.or(Some(Capture {
-                name,
-                ..Default::default()
-            })),
+            capture: Some(known.cloned().unwrap_or_else(|| capture(&name, None))),
         }))
     }
 
@@ -90,11 +87,7 @@ impl CaptureService for Rxd {
     ) -> Reply<UpdateCaptureResponse> {
         let request = request.into_inner();
         named(&request.name)?;
-        let capture = Capture {
-            name: request.name.clone(),
-            spec: request.spec.clone(),
-            status: None,
-        };
+        let capture = capture(&request.name, request.spec.clone());
         self.updated.lock().unwrap().push(request);
         Ok(Response::new(UpdateCaptureResponse {
             capture: Some(capture),
@@ -140,13 +133,8 @@ impl Lab {
             ring: "cisco".to_owned(),
             ..Default::default()
         };
-        let capture = Capture {
-            name: "cisco-eth1".to_owned(),
-            spec: Some(spec),
-            status: None,
-        };
         let rxd = Rxd {
-            captures: vec![capture],
+            captures: vec![capture("cisco-eth1", Some(spec))],
             ..Default::default()
         };
         let (created, updated) = (Arc::clone(&rxd.created), Arc::clone(&rxd.updated));
@@ -168,7 +156,7 @@ impl Lab {
     }
 
     fn run(&self, args: &[&str]) -> Output {
-        fluxctl(self.dir.path(), args).output().unwrap()
+        run(self.dir.path(), args)
     }
 
     fn code(&self, args: &[&str]) -> i32 {
@@ -184,6 +172,19 @@ fn fluxctl(run_dir: &Path, args: &[&str]) -> Command {
         .env("FLUXCAP_RING_DIR", run_dir)
         .stdin(Stdio::null());
     command
+}
+
+fn run(run_dir: &Path, args: &[&str]) -> Output {
+    fluxctl(run_dir, args).output().unwrap()
+}
+
+/// What the shell is offered for the last of `words`.
+fn completion(run_dir: &Path, words: &[&str]) -> Output {
+    fluxctl(run_dir, &[&["--"], words].concat())
+        .env("COMPLETE", "bash")
+        .env("_CLAP_COMPLETE_INDEX", (words.len() - 1).to_string())
+        .output()
+        .unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -220,7 +221,7 @@ fn each_answer_has_its_exit_code() {
 #[test]
 fn a_daemon_that_is_not_there_is_unreachable_and_its_socket_named() {
     let dir = tempfile::tempdir().unwrap();
-    let output = fluxctl(dir.path(), &["tx", "list"]).output().unwrap();
+    let output = run(dir.path(), &["tx", "list"]);
     assert_eq!(output.status.code(), Some(5));
     let stderr = text(&output.stderr);
     assert!(
@@ -231,9 +232,7 @@ fn a_daemon_that_is_not_there_is_unreachable_and_its_socket_named() {
     assert_eq!(text(&output.stdout), "");
     // A socket that a dead daemon left behind.
     drop(std::os::unix::net::UnixListener::bind(dir.path().join("txd.sock")).unwrap());
-    let output = fluxctl(dir.path(), &["tx", "list", "-o", "json"])
-        .output()
-        .unwrap();
+    let output = run(dir.path(), &["tx", "list", "-o", "json"]);
     assert_eq!(output.status.code(), Some(5));
     let error: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
     assert_eq!(error["error"]["code"], "unreachable");
@@ -255,9 +254,7 @@ fn a_daemon_that_does_not_answer_is_given_up() {
     // One that accepts and says nothing at all.
     let dir = tempfile::tempdir().unwrap();
     let _mute = std::os::unix::net::UnixListener::bind(dir.path().join("ringd.sock")).unwrap();
-    let output = fluxctl(dir.path(), &["ring", "list", "--timeout", "300ms"])
-        .output()
-        .unwrap();
+    let output = run(dir.path(), &["ring", "list", "--timeout", "300ms"]);
     assert_eq!(output.status.code(), Some(5), "{}", text(&output.stderr));
 }
 
@@ -345,22 +342,12 @@ fn json_has_the_shape_of_the_api_with_words_for_enumerations() {
 #[test]
 fn names_of_captures_complete() {
     let lab = Lab::new();
-    let output = fluxctl(lab.dir.path(), &["--", "fluxctl", "rx", "show", "cis"])
-        .env("COMPLETE", "bash")
-        .env("_CLAP_COMPLETE_INDEX", "3")
-        .output()
-        .unwrap();
+    let output = completion(lab.dir.path(), &["fluxctl", "rx", "show", "cis"]);
     assert_eq!(text(&output.stdout).trim(), "cisco-eth1", "{output:?}");
     // Where to look may be on the command line already.
     let run_dir = lab.dir.path().to_str().unwrap();
-    let output = fluxctl(
-        Path::new("/nowhere"),
-        &["--", "fluxctl", "--run-dir", run_dir, "rx", "show", ""],
-    )
-    .env("COMPLETE", "bash")
-    .env("_CLAP_COMPLETE_INDEX", "5")
-    .output()
-    .unwrap();
+    let words = ["fluxctl", "--run-dir", run_dir, "rx", "show", ""];
+    let output = completion(Path::new("/nowhere"), &words);
     assert!(
         text(&output.stdout)
             .lines()
@@ -373,21 +360,12 @@ fn names_of_captures_complete() {
 fn completion_scripts_are_sound_shell() {
     let dir = tempfile::tempdir().unwrap();
     for shell in ["bash", "zsh", "fish"] {
-        let output = fluxctl(dir.path(), &["completion", shell])
-            .output()
-            .unwrap();
+        let output = run(dir.path(), &["completion", shell]);
         assert_eq!(output.status.code(), Some(0));
         assert!(text(&output.stdout).contains("COMPLETE"), "{shell}");
     }
     let script = dir.path().join("script");
-    std::fs::write(
-        &script,
-        fluxctl(dir.path(), &["completion", "bash"])
-            .output()
-            .unwrap()
-            .stdout,
-    )
-    .unwrap();
+    std::fs::write(&script, run(dir.path(), &["completion", "bash"]).stdout).unwrap();
     assert!(
         Command::new("bash")
             .arg("-n")
