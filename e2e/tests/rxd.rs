@@ -413,3 +413,41 @@ fn a_capture_on_the_command_line_needs_no_client() {
     assert!(sink.stop().kept.iter().all(|frame| frame.len() == 100));
     assert!(rxd.stop().0.success());
 }
+
+/// CPU time that a process has used (user and system), in clock ticks of 10 ms.
+fn ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process lives");
+    let fields: Vec<&str> = stat
+        .rsplit(") ")
+        .next()
+        .expect("fields")
+        .split(' ')
+        .collect();
+    [11, 12]
+        .iter()
+        .map(|at| fields[*at].parse::<u64>().expect("number"))
+        .sum()
+}
+
+#[test]
+fn waiting_costs_next_to_nothing() {
+    need_root!();
+    let lab = Lab::new(2, 0);
+    lab.ctl(&["rx", "add", "tap0", "missing"]);
+    lab.ctl(&["ring", "create", "cisco", "--size", "4m"]);
+    lab.ctl(&["rx", "add", "tap1,nothing", "cisco"]);
+    // News of links that nobody reads, and a socket with a pending error, must not keep poll from sleeping.
+    for _ in 0..5 {
+        Veth::down(&lab.host, "tap0");
+        Veth::up(&lab.host, "tap0");
+        Veth::down(&lab.host, "tap1");
+    }
+    let (pid, begun) = (lab.rxd.pid(), std::time::Instant::now());
+    let before = ticks(pid);
+    wait_until(SOON, "two seconds", || {
+        begun.elapsed() > Duration::from_secs(2)
+    });
+    let used = ticks(pid) - before;
+    println!("{used} ticks of 10 ms in 2 s");
+    assert!(used < 20, "{used} ticks of 10 ms in 2 s");
+}

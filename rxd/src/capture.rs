@@ -16,6 +16,8 @@ const MAX_INTERFACES: usize = 32;
 const TICK: Duration = Duration::from_millis(500);
 /// Time between two updates of what is shown of the interfaces, when nothing special happens.
 const SHOW: Duration = Duration::from_millis(200);
+/// Time between two attempts to attach an interface.
+const LOOK: Duration = Duration::from_secs(1);
 /// Sleep between two looks for a ring that is missing.
 const RING_RETRY: Duration = Duration::from_millis(50);
 /// How long a capture that ends takes in what the kernel still holds.
@@ -152,6 +154,8 @@ struct Capture<'w> {
     counted: Instant,
     /// Frames came since then.
     dirty: bool,
+    /// When all interfaces were looked at last.
+    looked: Instant,
     /// When the states were shown last; `None` when they have changed since.
     shown: Option<Instant>,
 }
@@ -172,6 +176,7 @@ impl<'w> Capture<'w> {
             links: LinkWatch::open().map_err(|e| format!("cannot watch interfaces: {e}"))?,
             counted: Instant::now(),
             dirty: false,
+            looked: Instant::now(),
             shown: None,
         })
     }
@@ -187,10 +192,12 @@ impl<'w> Capture<'w> {
             }
             self.open_ring();
             self.show();
-            self.sleep();
-            self.follow_links();
+            if self.sleep() {
+                self.follow_links();
+            }
             self.pump();
             self.count();
+            self.look_again();
         }
         self.finish();
     }
@@ -261,7 +268,7 @@ impl<'w> Capture<'w> {
 
     /// Looks at all interfaces that there are.
     fn find_links(&mut self) {
-        self.shown = None;
+        (self.shown, self.looked) = (None, Instant::now());
         let Some(ring) = &mut self.ring else { return };
         let links = match self.links.links() {
             Ok(links) => links,
@@ -279,7 +286,11 @@ impl<'w> Capture<'w> {
 
     /// Takes note of links that came, went or changed.
     fn follow_links(&mut self) {
-        let Some(ring) = &mut self.ring else { return };
+        let Some(ring) = &mut self.ring else {
+            // All links are looked at once there is a ring; until then the news would only keep poll from sleeping.
+            let _ = self.links.drain(|_| {});
+            return;
+        };
         let (inputs, live, shown) = (&mut self.inputs, self.worker.live(), &mut self.shown);
         let mut lost_events = false;
         let drained = self.links.drain(|event| {
@@ -302,6 +313,13 @@ impl<'w> Capture<'w> {
             lost_events = true;
         }
         if lost_events {
+            self.find_links();
+        }
+    }
+
+    /// Tries interfaces that are not attached once more: what kept them from it may be over, and news can get lost.
+    fn look_again(&mut self) {
+        if self.looked.elapsed() >= LOOK && !self.inputs.iter().all(Input::is_attached) {
             self.find_links();
         }
     }
@@ -418,8 +436,8 @@ impl<'w> Capture<'w> {
         }
     }
 
-    /// Sleeps until a block is ready, a link changes, somebody wants something, or the tick is over.
-    fn sleep(&mut self) {
+    /// Sleeps until a block is ready, a link changes, somebody wants something, or the tick is over. Whether links changed.
+    fn sleep(&mut self) -> bool {
         let timeout = if self.ring.is_none() {
             RING_RETRY
         } else {
@@ -428,9 +446,13 @@ impl<'w> Capture<'w> {
         let mut fds = [self.worker.wake_fd(); MAX_INTERFACES + 2];
         fds[1] = self.links.as_fd();
         let count = fill(&mut fds[2..], &self.inputs) + 2;
-        if let Err(error) = poll(&fds[..count], timeout) {
-            tracing::error!(capture = self.worker.name(), %error, "poll");
-            std::thread::sleep(RING_RETRY); // rather than spin on an error that stays
+        match poll(&fds[..count], timeout) {
+            Ok(ready) => ready.readable(1) || ready.failed(1),
+            Err(error) => {
+                tracing::error!(capture = self.worker.name(), %error, "poll");
+                std::thread::sleep(RING_RETRY); // rather than spin on an error that stays
+                true
+            }
         }
     }
 }
