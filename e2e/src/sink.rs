@@ -30,7 +30,7 @@ pub struct SinkOptions {
 impl Default for SinkOptions {
     fn default() -> Self {
         SinkOptions {
-            buffer_bytes: 64 << 20,
+            buffer_bytes: 128 << 20,
             keep: 0,
         }
     }

@@ -7,14 +7,14 @@ use fluxcap_service::ServiceArgs;
 
 const EXAMPLES: &str = "\
 Examples:
-  rxd                                       serve the control API; add captures with `fluxctl rx add`
-  rxd --capture eth1:cisco                  capture eth1 into the ring cisco, too
+  rxd                             serve; captures come by `fluxctl rx add`
+  rxd --capture eth1:cisco        capture eth1 into the ring cisco, too
   rxd --capture eth1,eth2:all --vlan-push eth1=100,eth2=200
-                                            aggregate two interfaces into one ring, each with a tag of its own
+                                  aggregate two interfaces into one ring
   rxd --capture eth1:web --filter 'tcp port 443' --snaplen 128 --ephemeral
 
-Rings are made by ringd (`ringd --create cisco:100m` or `fluxctl ring create cisco --size 100m`). A capture whose ring or
-interface is missing waits for it. CAP_NET_RAW is all that rxd needs.";
+Rings are made by ringd: `fluxctl ring create cisco --size 100m`. A capture
+whose ring or interface is missing waits for it. rxd needs CAP_NET_RAW.";
 
 /// Captures network interfaces into shared-memory rings.
 #[derive(Debug, Parser)]
@@ -25,11 +25,11 @@ pub(crate) struct Args {
     pub(crate) service: ServiceArgs,
 
     /// Capture INTERFACES (one, or several with commas) into RING; may be repeated. It replaces a kept capture of the same name.
-    #[arg(long, value_name = "INTERFACES:RING")]
+    #[arg(long, value_name = "INTERFACES:RING", help_heading = "Captures")]
     pub(crate) capture: Vec<String>,
 
     /// What applies to each --capture.
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Captures")]
     pub(crate) options: CaptureArgs,
 }
 

@@ -7,13 +7,14 @@ use fluxcap_service::ServiceArgs;
 
 const EXAMPLES: &str = "\
 Examples:
-  txd                                       serve the control API; add transmits with `fluxctl tx add`
-  txd --transmit cisco:eth2                 send what comes into the ring cisco out of eth2, too
-  txd --transmit cisco,dell:eth3            aggregate two rings into one output, in the order of time
+  txd                             serve; transmits come by `fluxctl tx add`
+  txd --transmit cisco:eth2       send the ring cisco out of eth2, too
+  txd --transmit cisco,dell:eth3  aggregate two rings, in the order of time
   txd --transmit cisco:eth2 --filter 'udp port 53' --snaplen 256 --ephemeral
 
-A transmit begins with the frames that arrive from now on (--from oldest: with those still in the ring); after a restart
-it goes on where it was. A ring or interface that is missing is waited for. CAP_NET_RAW is all that txd needs.";
+A transmit begins with the frames that arrive from now on (--from oldest: with
+those still in the ring); after a restart it goes on where it was. A ring or
+interface that is missing is waited for. txd needs CAP_NET_RAW.";
 
 /// Transmits shared-memory rings to network interfaces.
 #[derive(Debug, Parser)]
@@ -24,11 +25,11 @@ pub(crate) struct Args {
     pub(crate) service: ServiceArgs,
 
     /// Transmit RINGS (one, or several with commas) to INTERFACE; may be repeated. It replaces a kept transmit of the same name.
-    #[arg(long, value_name = "RINGS:INTERFACE")]
+    #[arg(long, value_name = "RINGS:INTERFACE", help_heading = "Transmits")]
     pub(crate) transmit: Vec<String>,
 
     /// What applies to each --transmit.
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Transmits")]
     pub(crate) options: TransmitArgs,
 }
 
