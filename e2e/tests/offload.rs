@@ -47,6 +47,8 @@ fn giants_of_tcp_are_forwarded_whole_or_counted_and_their_checksums_are_complete
     lab.ctl(&["tx", "add", "tcp", "out0"]);
     lab.ctl(&["tx", "add", "tcp", "out1"]);
     lab.wait_running();
+    let reason = lab.json(&["rx", "show", "tcp-tap0"])["status"]["reason"].to_string();
+    assert!(reason.contains("gro off"), "the operator is told: {reason}");
     let sink = lab.outputs[1].sink_keeping(1_000_000);
     let listener = lab
         .host

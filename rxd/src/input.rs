@@ -6,7 +6,7 @@ use fluxcap_options::{EditError, compile_edits};
 use fluxcap_proto::v1;
 use fluxcap_ring::{DropReason, Producer, SourceCounters};
 use fluxcap_service::State;
-use fluxcap_socket::{CaptureOptions, Link, LinkWatch, PacketCapture, SockFilter};
+use fluxcap_socket::{CaptureOptions, Link, LinkWatch, PacketCapture, SockFilter, offloads};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,8 @@ pub(crate) struct Input {
 struct Attached {
     socket: PacketCapture,
     link: Link,
+    /// What the operator should know about the interface; often nothing.
+    remark: &'static str,
     /// Frames that the kernel has counted as taken, less those that it handed over. Below 0 between two looks at the
     /// kernel's counters.
     waiting: i64,
@@ -191,6 +193,7 @@ impl Input {
         self.attached = Some(Attached {
             socket,
             link: link.clone(),
+            remark: remark(&link.name),
             waiting: 0,
             owed: 0,
         });
@@ -222,8 +225,8 @@ impl Input {
             return;
         };
         let (link, name) = (&attached.link, &self.name);
-        let renamed = if link.name == *name {
-            String::new()
+        let remark = if link.name == *name {
+            attached.remark.to_owned()
         } else {
             format!("renamed to {}", link.name)
         };
@@ -236,7 +239,7 @@ impl Input {
                 State::Waiting,
                 format!("interface {} has no carrier", link.name),
             ),
-            (true, true) => (State::Running, renamed),
+            (true, true) => (State::Running, remark),
         };
         self.status.ifindex = link.index;
         self.set_state(state, reason);
@@ -354,6 +357,18 @@ impl Input {
 
 /// Bytes of a LOSS record.
 const LOSS_RECORD: usize = 48;
+
+/// A word on offloads that change frames before they are captured. An interface that cannot be asked is not remarked on.
+fn remark(name: &str) -> &'static str {
+    match offloads(name) {
+        Ok(on) if on.gro && on.lro => {
+            "frames may come glued together: ethtool -K IFACE gro off lro off"
+        }
+        Ok(on) if on.gro => "frames may come glued together: ethtool -K IFACE gro off",
+        Ok(on) if on.lro => "frames may come glued together: ethtool -K IFACE lro off",
+        _ => "",
+    }
+}
 
 /// Puts a LOSS record into the ring; a ring in wait mode that is full goes without, the counters have it anyway.
 fn publish_loss(ring: &mut Producer, source: u16, frames: u64) {

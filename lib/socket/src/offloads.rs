@@ -41,7 +41,8 @@ const ETH_FLAG_LRO: u32 = 1 << 15;
 /// [`Error::System`] when there is no such interface.
 pub fn offloads(name: &str) -> Result<Offloads, Error> {
     let failed = |source| Error::system("read the offloads of the interface", source);
-    let socket = sys::socket(libc::AF_INET, libc::SOCK_DGRAM, 0).map_err(failed)?;
+    // Any socket will do; this kind is one that a sandboxed daemon may always open.
+    let socket = sys::socket(libc::AF_UNIX, libc::SOCK_DGRAM, 0).map_err(failed)?;
     let fd = socket.as_fd();
     let flags = query(fd, name, ETHTOOL_GFLAGS).map_err(failed)?;
     let on = |command| {
