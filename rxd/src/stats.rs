@@ -32,9 +32,7 @@ struct Details {
 impl CaptureLive {
     /// Adds `n` frames that were not published for `reason`.
     pub(crate) fn add_drop(&self, reason: DropReason, n: u64) {
-        if let Some(at) = DropReason::ALL.iter().position(|r| *r == reason) {
-            self.drops[at].add(n);
-        }
+        self.drops[reason.index()].add(n);
     }
 
     /// Replaces what is shown of the interfaces, and of where the filter runs: `kernel`, `rxd`, or nothing.

@@ -22,11 +22,8 @@ struct Tally {
 
 impl Tally {
     fn add(&mut self, feed: usize, outcome: Outcome) {
-        if let (Some(feed), Some(at)) = (
-            self.outcomes.get_mut(feed),
-            Outcome::ALL.iter().position(|o| *o == outcome),
-        ) {
-            feed[at] += 1;
+        if let Some(outcomes) = self.outcomes.get_mut(feed) {
+            outcomes[outcome.index()] += 1;
         }
     }
 }

@@ -115,7 +115,7 @@ impl Feed {
                 self.broken = Some(self.status.epoch);
                 self.close(
                     State::Waiting,
-                    format!("{error}; fluxctl ring create {} --replace", self.name),
+                    format!("{error}; make it anew: fluxctl ring delete {0}, fluxctl ring create {0} --size SIZE", self.name),
                 );
                 self.tried = Some(Instant::now());
             }

@@ -33,9 +33,7 @@ pub(crate) struct Details {
 impl TransmitLive {
     /// Adds `n` frames that ended as `outcome`.
     pub(crate) fn add_outcome(&self, outcome: Outcome, n: u64) {
-        if let Some(at) = Outcome::ALL.iter().position(|o| *o == outcome) {
-            self.outcomes[at].add(n);
-        }
+        self.outcomes[outcome.index()].add(n);
     }
 
     /// Replaces what is shown.
@@ -43,13 +41,8 @@ impl TransmitLive {
         *self.details() = details;
     }
 
-    fn outcome(&self, wanted: Outcome) -> u64 {
-        Outcome::ALL
-            .iter()
-            .zip(&self.outcomes)
-            .filter(|(o, _)| **o == wanted)
-            .map(|(_, n)| n.get())
-            .sum()
+    fn outcome(&self, outcome: Outcome) -> u64 {
+        self.outcomes[outcome.index()].get()
     }
 
     /// The status message without state and reason, which the registry knows.

@@ -18,8 +18,8 @@ macro_rules! reasons {
                 match self { $(Self::$variant => $name,)* }
             }
 
-            /// Place of the counter; part of the memory layout.
-            pub(crate) const fn index(self) -> usize {
+            /// Place in [`Self::ALL`] and of the counter in memory: part of the layout.
+            pub const fn index(self) -> usize {
                 self as usize
             }
         }
