@@ -209,3 +209,27 @@ fn a_loop_is_refused_unless_it_is_allowed() {
     // Sent back once; what rxd's own host sends is not captured again.
     assert_eq!(sink.stop().stream(1).received, sent.frames);
 }
+
+#[test]
+fn a_ring_without_traffic_does_not_throttle_the_one_that_is_merged_with_it() {
+    need_root!();
+    let lab = Lab::new(2, 1);
+    for (ring, tap) in [("busy", "tap0"), ("idle", "tap1")] {
+        lab.ctl(&["ring", "create", ring, "--size", "64m"]);
+        lab.ctl(&["rx", "add", tap, ring, "--buffer", "128M"]);
+    }
+    lab.ctl(&["tx", "add", "busy,idle", "out0", "--merge-window", "20ms"]);
+    lab.wait_running();
+    let sink = lab.outputs[0].sink();
+    let sent = lab.taps[0].send(&Generator::new(1).rate(100_000).count(200_000));
+    // With a window of 20 ms for each batch of 256 frames, this would take 15 s.
+    sink.wait_frames(200_000, Duration::from_secs(3));
+    let report = sink.stop();
+    report.assert_exactly(1, &sent);
+    println!(
+        "latency p50 {:?}, p99 {:?}",
+        report.stream(1).latency.percentile(0.5),
+        report.stream(1).latency.percentile(0.99)
+    );
+    lab.audit();
+}

@@ -23,17 +23,29 @@ pub(crate) trait Lane {
     fn open(&self) -> bool;
 }
 
+/// The time, by the clock of the timestamps and by one that nobody sets.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Now {
+    /// CLOCK_REALTIME in nanoseconds since 1970.
+    pub(crate) realtime_ns: u64,
+    /// CLOCK_MONOTONIC.
+    pub(crate) monotonic: Instant,
+}
+
+impl Now {
+    /// Whether a frame has been waited with for long enough.
+    fn is_past(self, window: Duration, time_ns: u64, arrived: Instant) -> bool {
+        let age = Duration::from_nanos(self.realtime_ns.saturating_sub(time_ns));
+        age >= window || self.monotonic.saturating_duration_since(arrived) >= window
+    }
+}
+
 /// Fills `picks` with the frames to send now, in the order of their timestamps, and returns how many.
 ///
-/// While an open lane is empty, a frame of another is held back, because an earlier one may still come, but for no longer
-/// than `window` since it came from its ring. With one lane nothing is ever held back. Timestamps that go backwards within
-/// a lane stay in the lane's order.
-pub(crate) fn pick<L: Lane>(
-    lanes: &[L],
-    window: Duration,
-    now: Instant,
-    picks: &mut [Pick],
-) -> usize {
+/// While an open lane is empty, a frame of another is held back, because an earlier one may still come, until it is older
+/// than `window`. Should the clock have been set back, the time since it came from its ring counts. With one lane nothing is ever
+/// held back. Timestamps that go backwards within a lane stay in the lane's order.
+pub(crate) fn pick<L: Lane>(lanes: &[L], window: Duration, now: Now, picks: &mut [Pick]) -> usize {
     let mut taken = [0_usize; MAX_LANES];
     let lanes = &lanes[..lanes.len().min(MAX_LANES)];
     for (count, slot) in picks.iter_mut().enumerate() {
@@ -41,17 +53,14 @@ pub(crate) fn pick<L: Lane>(
             .iter()
             .enumerate()
             .filter_map(|(at, lane)| Some((lane.timestamp(taken[at])?, at)));
-        let Some((_, first)) = heads.min() else {
+        let Some((time, first)) = heads.min() else {
             return count;
         };
         let awaited = lanes
             .iter()
             .zip(taken)
             .any(|(lane, taken)| lane.open() && lane.timestamp(taken).is_none());
-        if awaited
-            && lanes.len() > 1
-            && now.saturating_duration_since(lanes[first].arrived()) < window
-        {
+        if awaited && lanes.len() > 1 && !now.is_past(window, time, lanes[first].arrived()) {
             return count;
         }
         *slot = Pick {
@@ -103,6 +112,10 @@ mod tests {
 
     fn order(lanes: &[Fake], now: Instant, room: usize) -> Vec<(usize, usize)> {
         let mut picks = vec![Pick::default(); room];
+        let now = Now {
+            realtime_ns: 10,
+            monotonic: now,
+        };
         let count = pick(lanes, WINDOW, now, &mut picks);
         picks[..count].iter().map(|p| (p.feed, p.frame)).collect()
     }
@@ -123,6 +136,18 @@ mod tests {
         let lanes = [lane(&[1], now), lane(&[], now)];
         assert!(order(&lanes, now, 8).is_empty());
         assert_eq!(order(&lanes, now + WINDOW, 8), [(0, 10)]);
+    }
+
+    #[test]
+    fn frames_that_are_old_already_are_not_held_back_again_when_they_come_late() {
+        let monotonic = Instant::now();
+        let lanes = [lane(&[1, 2, 5_000_000], monotonic), lane(&[], monotonic)];
+        let now = Now {
+            realtime_ns: 5_500_000,
+            monotonic,
+        };
+        let mut picks = [Pick::default(); 8];
+        assert_eq!(pick(&lanes, WINDOW, now, &mut picks), 2);
     }
 
     #[test]

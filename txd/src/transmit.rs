@@ -2,14 +2,14 @@
 
 use crate::datapath::{self, BURST};
 use crate::feed::Feed;
-use crate::merge::{MAX_LANES, Pick, pick};
+use crate::merge::{MAX_LANES, Now, Pick, pick};
 use crate::output::Output;
 use crate::stats::{Details, TransmitLive};
 use fluxcap_headers::Edits;
 use fluxcap_options::compile_edits;
 use fluxcap_proto::v1::{self, TransmitSpec, start::At};
 use fluxcap_ring::{Observer, RingDir, RingName, Start, wait_any};
-use fluxcap_service::{Job, Refusal, State, Worker};
+use fluxcap_service::{Job, Refusal, State, Worker, realtime_ns};
 use fluxcap_socket::SendReport;
 use std::time::{Duration, Instant};
 
@@ -192,7 +192,11 @@ impl<'w> Transmit<'w> {
     fn send(&mut self) -> bool {
         let live = self.worker.live();
         let mut picks = [Pick::default(); BURST];
-        let count = pick(&self.feeds, self.window, Instant::now(), &mut picks);
+        let now = Now {
+            realtime_ns: realtime_ns(),
+            monotonic: Instant::now(),
+        };
+        let count = pick(&self.feeds, self.window, now, &mut picks);
         if count == 0 {
             return false;
         }
@@ -220,7 +224,9 @@ impl<'w> Transmit<'w> {
         } else {
             NAP
         };
-        let mut open = self.feeds.iter().filter_map(Feed::ring);
+        // A ring whose frames are held back has more of them, perhaps; only the others can end the wait.
+        let empty = self.feeds.iter().filter(|feed| !feed.has_frames());
+        let mut open = empty.filter_map(Feed::ring);
         let Some(first) = open.next() else {
             return std::thread::sleep(timeout);
         };
