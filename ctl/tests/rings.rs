@@ -96,13 +96,13 @@ fn signal(child: &Child, signal: Signal) {
     kill_process(Pid::from_child(child), signal).unwrap();
 }
 
-/// Whether a program is there; says so when it is not.
-fn have(program: &str) -> bool {
-    let there = Command::new(program).arg("--version").output().is_ok();
-    if !there {
-        eprintln!("SKIPPED: no {program} on this machine");
-    }
-    there
+/// The test needs this program: deploy/test installs it.
+fn need(program: &str) {
+    let there = Command::new(program).arg("--version").output();
+    assert!(
+        there.is_ok(),
+        "{program} is not on this machine; install it"
+    );
 }
 
 #[test]
@@ -160,9 +160,7 @@ fn tcpdump_and_tshark_read_a_capture_from_a_pipe() {
             "1700000000.000003007\teth1",
         ),
     ] {
-        if !have(program) {
-            continue;
-        }
+        need(program);
         let mut capture = tap
             .fluxctl(&["capture", "cisco", "--from", "oldest", "-c", "4", "-w", "-"])
             .spawn()
@@ -419,9 +417,7 @@ fn io_prints_a_table_as_often_as_told_when_there_is_no_terminal() {
 
 #[test]
 fn io_leaves_the_terminal_as_it_found_it() {
-    if !have("script") {
-        return;
-    }
+    need("script");
     let tap = Tap::new("cisco");
     let fluxctl = env!("CARGO_BIN_EXE_fluxctl");
     let shell = format!("stty > before; {fluxctl} io --interval 50ms; echo rc=$?; stty > after");

@@ -83,18 +83,12 @@ impl Consumer {
     ) -> Result<Self, Error> {
         files::check_label(label, LABEL_MAX)?;
         let opened = files::open(dir, name, Access::Consumer)?;
-        if let Some(Retired { successor }) = opened.shared.retired() {
-            return Err(Error::Retired {
-                name: name.to_string(),
-                successor,
-            });
-        }
         let Opened {
             shared,
             header,
             info,
             readers_file,
-        } = opened;
+        } = opened.unless_retired()?;
         let claim = slots::claim(&shared, &readers_file, name, label, resume)?;
         let mut consumer = Self {
             reader: Reader::new(header.geometry(), header.base_pos, 1),

@@ -69,6 +69,19 @@ pub(crate) struct Opened {
     pub(crate) readers_file: File,
 }
 
+impl Opened {
+    /// The ring, unless it was deleted or replaced: nobody may join it then.
+    pub(crate) fn unless_retired(self) -> Result<Self, Error> {
+        match self.shared.retired() {
+            None => Ok(self),
+            Some(Retired { successor }) => Err(Error::Retired {
+                name: self.info.name.to_string(),
+                successor,
+            }),
+        }
+    }
+}
+
 /// How often a pair of files that do not belong together is looked at again: a replacement
 /// renames one after the other.
 const PAIR_ATTEMPTS: u32 = 50;
@@ -166,7 +179,7 @@ pub(crate) fn readers_uuid(file: &File) -> std::io::Result<Option<[u64; 2]>> {
     Ok((words[0] == READERS_MAGIC && whole).then_some([words[1], words[2]]))
 }
 
-/// Opens the readers file; none when it belongs to another ring (for now).
+/// Opens the readers file; none while it is missing or belongs to another ring, as in the midst of a replacement.
 fn open_readers(
     dir: &RingDir,
     name: &RingName,

@@ -61,18 +61,12 @@ impl Producer {
                 holder: describe(&opened.shared),
             });
         }
-        if let Some(Retired { successor }) = opened.shared.retired() {
-            return Err(Error::Retired {
-                name: name.to_string(),
-                successor,
-            });
-        }
         let Opened {
             shared,
             header,
             info,
             readers_file,
-        } = opened;
+        } = opened.unless_retired()?;
         let writer = Writer::take_over(shared.as_ref(), header.geometry()).map_err(|reason| {
             Error::Damaged {
                 path: dir.data_path(name),
