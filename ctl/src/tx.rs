@@ -50,9 +50,9 @@ pub(crate) struct Add {
     #[arg(value_name = "RING[,RING...]", add = ArgValueCandidates::new(complete::rings))]
     rings: String,
 
-    /// Interface that sends the frames
-    #[arg(value_name = "IFACE", add = ArgValueCandidates::new(complete::interfaces))]
-    interface: String,
+    /// Interfaces that send the frames, several with commas between; each gets them all
+    #[arg(value_name = "IFACE[,IFACE...]", add = ArgValueCandidates::new(complete::interfaces))]
+    interfaces: String,
 
     /// Name of the transmit [default: RING-IFACE]
     #[arg(long)]
@@ -101,7 +101,7 @@ pub(crate) fn run(globals: &Globals, command: &Command) -> Result<(), Failure> {
 }
 
 fn add_request(args: &Add) -> Result<CreateTransmitRequest, Failure> {
-    let work: TransmitWork = format!("{}:{}", args.rings, args.interface).parse()?;
+    let work: TransmitWork = format!("{}:{}", args.rings, args.interfaces).parse()?;
     let spec = args.options.to_specs(std::slice::from_ref(&work))?.pop();
     let name = args.name.clone().unwrap_or_else(|| work.default_name());
     Ok(CreateTransmitRequest {
@@ -120,7 +120,7 @@ fn set_request(args: &Set) -> Result<UpdateTransmitRequest, Failure> {
         .collect();
     let nowhere = TransmitWork {
         rings: Vec::new(),
-        interface: String::new(),
+        interfaces: Vec::new(),
     };
     let spec = args.options.to_specs(&[nowhere])?.pop();
     if paths.is_empty() {
@@ -197,9 +197,9 @@ impl Kind for Transmit {
         vec![
             self.name.clone(),
             spec.rings.join(","),
-            spec.interface,
+            spec.interfaces.join(","),
             names::state(status.state).to_owned(),
-            status.io,
+            backends(&status),
             count(status.delivered_frames),
             count(status.sent_frames),
             count(status.lapped_frames),
@@ -213,16 +213,24 @@ impl Kind for Transmit {
         let status = self.status.clone().unwrap_or_default();
         vec![
             Block::Facts(facts(&self.name, &spec, &status)),
+            interfaces(&spec, &status),
             rings(&status),
         ]
     }
 }
 
+/// The backends in use, each once.
+fn backends(status: &TransmitStatus) -> String {
+    let mut names: Vec<&str> = Vec::new();
+    for interface in &status.interfaces {
+        if !interface.io.is_empty() && !names.contains(&interface.io.as_str()) {
+            names.push(&interface.io);
+        }
+    }
+    names.join(",")
+}
+
 fn facts(name: &str, spec: &TransmitSpec, status: &TransmitStatus) -> Vec<(&'static str, String)> {
-    let io = match status.io_reason.as_str() {
-        "" => status.io.clone(),
-        reason => format!("{} ({reason})", status.io),
-    };
     let merge_window = match (spec.rings.len(), spec.merge_window_us) {
         (0 | 1, _) => String::new(),
         (_, 0) => "default".to_owned(),
@@ -230,11 +238,8 @@ fn facts(name: &str, spec: &TransmitSpec, status: &TransmitStatus) -> Vec<(&'sta
     };
     vec![
         ("name", name.to_owned()),
-        ("interface", spec.interface.clone()),
         ("state", names::state(status.state).to_owned()),
         ("reason", status.reason.clone()),
-        ("io", io),
-        ("mtu", status.mtu.to_string()),
         ("oversize frames", names::oversize(spec.oversize).to_owned()),
         ("begins at", start(spec)),
         ("merge window", merge_window),
@@ -260,6 +265,38 @@ fn start(spec: &TransmitSpec) -> String {
             )
         }
     }
+}
+
+fn interfaces(spec: &TransmitSpec, status: &TransmitStatus) -> Block {
+    let header = &[
+        "INTERFACE",
+        "STATE",
+        ">INDEX",
+        ">MTU",
+        "IO",
+        ">SENT",
+        ">SENT BYTES",
+        "NOT SENT",
+        "REASON",
+        "WHY THIS IO",
+    ];
+    let rows = spec.interfaces.iter().map(|name| {
+        let known = status.interfaces.iter().find(|status| status.name == *name);
+        let status = known.cloned().unwrap_or_default();
+        vec![
+            name.clone(),
+            names::state(status.state).to_owned(),
+            status.ifindex.to_string(),
+            status.mtu.to_string(),
+            status.io,
+            count(status.sent_frames),
+            count(status.sent_bytes),
+            by_reason(&status.dropped_frames),
+            status.reason,
+            status.io_reason,
+        ]
+    });
+    Block::Rows(header, rows.collect())
 }
 
 fn rings(status: &TransmitStatus) -> Block {
@@ -293,7 +330,7 @@ mod tests {
     use crate::output::{Report, render};
     use crate::resource::Shown as OneTransmit;
     use clap::Parser;
-    use fluxcap_proto::v1::{Start, State, TransmitRingStatus};
+    use fluxcap_proto::v1::{Start, State, TransmitInterfaceStatus, TransmitRingStatus};
 
     #[derive(Debug, Parser)]
     struct Cli {
@@ -314,8 +351,8 @@ mod tests {
         assert_eq!(request.name, "shm-a-b-eth3");
         let spec = request.spec.unwrap();
         assert_eq!(
-            (spec.rings, spec.interface.as_str()),
-            (vec!["shm:a".into(), "b".into()], "eth3")
+            (spec.rings, spec.interfaces),
+            (vec!["shm:a".into(), "b".into()], vec!["eth3".into()])
         );
         assert_eq!(
             spec.start,
@@ -353,6 +390,7 @@ mod tests {
     fn a_shown_transmit_says_why_its_backend_was_chosen() {
         let spec = TransmitSpec {
             rings: vec!["a".into(), "b".into()],
+            interfaces: vec!["eth3".into()],
             start: Some(Start {
                 at: Some(At::TimeNs(1)),
             }),
@@ -364,10 +402,15 @@ mod tests {
             lag_frames: 1000,
             ..Default::default()
         };
+        let output = TransmitInterfaceStatus {
+            name: "eth3".into(),
+            io: "sendmmsg".into(),
+            io_reason: "works everywhere".into(),
+            ..Default::default()
+        };
         let status = TransmitStatus {
             state: State::Running.into(),
-            io: "sendmmsg".into(),
-            io_reason: "the only one so far".into(),
+            interfaces: vec![output],
             rings: vec![ring],
             ..Default::default()
         };
@@ -378,7 +421,8 @@ mod tests {
         };
         let text = render(&OneTransmit(transmit).blocks());
         for part in [
-            "sendmmsg (the only one so far)",
+            "sendmmsg",
+            "works everywhere",
             "1970-01-01T00:00:00.000000001Z",
             "2ms 500us",
             "1,000",

@@ -28,7 +28,7 @@ impl Output {
     /// When interfaces cannot be watched.
     pub(crate) fn new(spec: &v1::TransmitSpec) -> Result<Output, fluxcap_socket::Error> {
         let mut output = Output {
-            name: spec.interface.clone(),
+            name: spec.interfaces.first().cloned().unwrap_or_default(),
             qdisc_bypass: spec.qdisc_bypass,
             links: LinkWatch::open()?,
             link: None,
@@ -65,24 +65,30 @@ impl Output {
         }
     }
 
-    /// Name of the backend, and why it is used.
-    pub(crate) fn io(&self) -> (String, String) {
-        let name = self.backend.as_ref().map_or("", |backend| backend.name());
-        (
-            name.to_owned(),
-            if name.is_empty() {
-                String::new()
-            } else {
-                "works on every interface".to_owned()
-            },
-        )
-    }
-
-    /// Index and MTU of the interface; zeros while there is none.
-    pub(crate) fn index_and_mtu(&self) -> (u32, u32) {
-        self.link
+    /// How it is, without counters.
+    pub(crate) fn status(&self) -> v1::TransmitInterfaceStatus {
+        let reason = self.reason().unwrap_or_default();
+        let (ifindex, mtu) = self
+            .link
             .as_ref()
-            .map_or((0, 0), |link| (link.index, link.mtu))
+            .map_or((0, 0), |link| (link.index, link.mtu));
+        let io = self.backend.as_ref().map_or("", |backend| backend.name());
+        v1::TransmitInterfaceStatus {
+            name: self.name.clone(),
+            state: match reason.as_str() {
+                "" => v1::State::Running.into(),
+                _ => v1::State::Waiting.into(),
+            },
+            reason,
+            ifindex,
+            mtu,
+            io: io.to_owned(),
+            io_reason: match io {
+                "" => String::new(),
+                _ => "works on every interface".to_owned(),
+            },
+            ..Default::default()
+        }
     }
 
     /// Longest frame that the interface takes, in bytes; one tag comes on top of the MTU. Without an interface, length is not

@@ -4,6 +4,7 @@
 use fluxcap_proto::v1;
 use fluxcap_ring::Outcome;
 use fluxcap_service::Counter;
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Counters and details of one transmit since its thread began. Each ring's reader slot holds the ones that outlive the daemon.
@@ -22,10 +23,8 @@ pub(crate) struct TransmitLive {
 /// What is shown besides counters.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Details {
-    /// Name of the backend, and why it was chosen.
-    pub(crate) io: (String, String),
-    /// Index and MTU of the output; 0 while there is none.
-    pub(crate) output: (u32, u32),
+    /// The interface, without counters.
+    pub(crate) output: v1::TransmitInterfaceStatus,
     /// The rings.
     pub(crate) rings: Vec<v1::TransmitRingStatus>,
 }
@@ -48,25 +47,28 @@ impl TransmitLive {
     /// The status message without state and reason, which the registry knows.
     pub(crate) fn to_status(&self) -> v1::TransmitStatus {
         let is_drop = |o: Outcome| o.is_terminal() && o != Outcome::Sent;
-        let drops = Outcome::ALL
+        let dropped_frames: BTreeMap<String, u64> = Outcome::ALL
             .iter()
             .zip(&self.outcomes)
-            .filter(|(o, n)| is_drop(**o) && n.get() != 0);
+            .filter(|(o, n)| is_drop(**o) && n.get() != 0)
+            .map(|(outcome, n)| (outcome.as_str().to_owned(), n.get()))
+            .collect();
         let details = self.details().clone();
+        let output = v1::TransmitInterfaceStatus {
+            sent_frames: self.outcome(Outcome::Sent),
+            sent_bytes: self.sent_bytes.get(),
+            dropped_frames: dropped_frames.clone(),
+            ..details.output
+        };
         v1::TransmitStatus {
-            io: details.io.0,
-            io_reason: details.io.1,
-            ifindex: details.output.0,
-            mtu: details.output.1,
             delivered_frames: self.delivered.get(),
             sent_frames: self.outcome(Outcome::Sent),
             sent_bytes: self.sent_bytes.get(),
             lapped_frames: self.lapped.get(),
             truncated_frames: self.outcome(Outcome::Truncated),
-            dropped_frames: drops
-                .map(|(outcome, n)| (outcome.as_str().to_owned(), n.get()))
-                .collect(),
+            dropped_frames,
             rings: details.rings,
+            interfaces: vec![output],
             ..Default::default()
         }
     }

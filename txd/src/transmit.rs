@@ -13,6 +13,8 @@ use fluxcap_service::{Job, Refusal, State, Worker, realtime_ns};
 use fluxcap_socket::SendReport;
 use std::time::{Duration, Instant};
 
+/// Most interfaces of one transmit.
+const MAX_INTERFACES: usize = 12;
 /// How long a frame is held back for an earlier one from another ring, unless the spec says otherwise.
 const MERGE_WINDOW: Duration = Duration::from_millis(2);
 /// Longest merge window that makes sense: a ring at full rate must hold it.
@@ -60,16 +62,7 @@ impl Job for TransmitJob {
                 return Err(Refusal::invalid("rings", format!("{ring} is named twice")));
             }
         }
-        if spec.interface.is_empty()
-            || spec.interface.len() >= 128
-            || spec.interface.contains(['/', ' ', '\0'])
-        {
-            let name = spec.interface.escape_debug();
-            return Err(Refusal::invalid(
-                "interface",
-                format!("\"{name}\" is no interface name"),
-            ));
-        }
+        validate_interfaces(&spec.interfaces)?;
         if !["", "auto", "sendmmsg"].contains(&spec.io.as_str()) {
             return Err(Refusal::invalid(
                 "io",
@@ -103,21 +96,48 @@ impl TransmitJob {
             let observed =
                 RingName::parse(ring).and_then(|name| Observer::open(&self.rings, &name));
             let Ok(observer) = observed else { continue };
-            if observer.stats().is_ok_and(|stats| {
+            let Ok(stats) = observer.stats() else {
+                continue;
+            };
+            let feeds = |interface: &&String| {
                 stats
                     .sources
                     .iter()
-                    .any(|source| source.name == spec.interface)
-            }) {
+                    .any(|source| source.name == **interface)
+            };
+            if let Some(interface) = spec.interfaces.iter().find(feeds) {
                 return Err(Refusal::Precondition(format!(
-                    "interface {} feeds ring {ring}, so what is sent there could come back in; \
-                     use another interface, or --allow-loop if it cannot",
-                    spec.interface
+                    "interface {interface} feeds ring {ring}, so what is sent there could come back in; \
+                     use another interface, or --allow-loop if it cannot"
                 )));
             }
         }
         Ok(())
     }
+}
+
+fn validate_interfaces(names: &[String]) -> Result<(), Refusal> {
+    if names.is_empty() || names.len() > MAX_INTERFACES {
+        return Err(Refusal::invalid(
+            "interfaces",
+            format!("name 1 to {MAX_INTERFACES} interfaces"),
+        ));
+    }
+    for (index, name) in names.iter().enumerate() {
+        if name.is_empty() || name.len() >= 128 || name.contains(['/', ' ', ':', '\0']) {
+            return Err(Refusal::invalid(
+                "interfaces",
+                format!("\"{}\" is no interface name", name.escape_debug()),
+            ));
+        }
+        if names[..index].contains(name) {
+            return Err(Refusal::invalid(
+                "interfaces",
+                format!("{name} is named twice"),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// A running transmit.
@@ -274,10 +294,8 @@ impl<'w> Transmit<'w> {
             State::Waiting
         };
         self.worker.set_state(state, reasons.join("; "));
-        let (io, output) = (self.output.io(), self.output.index_and_mtu());
-        self.worker
-            .live()
-            .set_details(Details { io, output, rings });
+        let output = self.output.status();
+        self.worker.live().set_details(Details { output, rings });
     }
 
     /// A changed spec: what can be taken over on the fly is; other rings or another interface begin anew.
@@ -296,7 +314,7 @@ impl<'w> Transmit<'w> {
             }
             old.iter_mut().for_each(Feed::detach);
         }
-        if spec.interface != self.spec.interface || spec.qdisc_bypass != self.spec.qdisc_bypass {
+        if spec.interfaces != self.spec.interfaces || spec.qdisc_bypass != self.spec.qdisc_bypass {
             self.output =
                 Output::new(&spec).map_err(|e| format!("cannot watch interfaces: {e}"))?;
         }

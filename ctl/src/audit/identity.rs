@@ -198,7 +198,7 @@ fn passed(earlier: &ReaderStats, reader: &ReaderStats, ring: &RingStats) -> Sum 
     }
 }
 
-/// I5: delivered = sent or written + drops by outcome.
+/// I5: delivered, and copied for further interfaces = sent or written + drops by outcome.
 fn outcomes(earlier: &ReaderStats, reader: &ReaderStats) -> Sum {
     let arrived = |outcome: &Outcome| matches!(outcome, Outcome::Sent | Outcome::Written);
     let terminal = || {
@@ -210,7 +210,7 @@ fn outcomes(earlier: &ReaderStats, reader: &ReaderStats) -> Sum {
     Sum {
         stage: "I5 output",
         object: reader.label.clone(),
-        upstream: reader.delivered,
+        upstream: to_be_settled(reader),
         downstream: total(
             terminal()
                 .filter(|(outcome, _)| arrived(outcome))
@@ -221,7 +221,7 @@ fn outcomes(earlier: &ReaderStats, reader: &ReaderStats) -> Sum {
                 .filter(|(outcome, _)| !arrived(outcome))
                 .map(|(_, frames)| *frames),
         ),
-        bound: IN_HAND.saturating_add(reader.delivered.saturating_sub(earlier.delivered)),
+        bound: IN_HAND.saturating_add(to_be_settled(reader).saturating_sub(to_be_settled(earlier))),
         excuse: match reader.live {
             true => String::new(),
             false => {
@@ -229,6 +229,19 @@ fn outcomes(earlier: &ReaderStats, reader: &ReaderStats) -> Sum {
             }
         },
     }
+}
+
+/// Frames that were delivered and copies that were made of them: each has an outcome of its own.
+fn to_be_settled(reader: &ReaderStats) -> u64 {
+    let copied = |(outcome, frames): &(Outcome, u64)| match outcome {
+        Outcome::Copied => *frames,
+        _ => 0,
+    };
+    total(
+        [reader.delivered]
+            .into_iter()
+            .chain(reader.outcomes.iter().map(copied)),
+    )
 }
 
 fn total(counts: impl IntoIterator<Item = u64>) -> u64 {

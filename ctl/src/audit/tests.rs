@@ -6,7 +6,7 @@ use fluxcap_ring::{
     Backing, Mode, Outcome, ProducerInfo, ReaderStats, RingInfo, RingState, SourceStats,
 };
 
-/// A ring whose books close: 110 frames at the kernel, 100 received, 90 published, 40 delivered.
+/// A ring whose books close: 110 frames at the kernel, 100 received, 90 published, 40 delivered, one of them to two interfaces.
 fn sound() -> RingStats {
     let info = RingInfo {
         name: "cisco".parse().unwrap(),
@@ -44,9 +44,10 @@ fn sound() -> RingStats {
         lag_frames: 10,
         lag_bytes: 1000,
         outcomes: vec![
-            (Outcome::Sent, 35),
+            (Outcome::Sent, 36),
             (Outcome::Oversize, 5),
             (Outcome::Truncated, 3),
+            (Outcome::Copied, 1),
         ],
     };
     RingStats {
@@ -126,6 +127,10 @@ fn one_frame_too_few_or_too_many_is_found_at_its_stage() {
     );
     assert_eq!(
         with(|ring| ring.readers[0].outcomes[0].1 -= 1),
+        [("I5 output", Verdict::Failed)]
+    );
+    assert_eq!(
+        with(|ring| ring.readers[0].outcomes[3].1 += 1),
         [("I5 output", Verdict::Failed)]
     );
 }
@@ -213,7 +218,7 @@ fn the_failure_names_stage_ring_object_and_sum() {
     .unwrap_err();
     assert_eq!(
         failure.message,
-        "I5 output of ring cisco (txd): 2 frames too many came out: 40 in, 37 out, 5 dropped by name"
+        "I5 output of ring cisco (txd): 2 frames too many came out: 41 in, 38 out, 5 dropped by name"
     );
     assert_eq!(failure.code, Code::Failed);
 }

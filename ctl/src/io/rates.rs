@@ -237,7 +237,7 @@ fn ring_row(ring: &RingRates) -> Vec<String> {
 
 fn reader_row(ring: &RingRates, reader: &ReaderRates) -> Vec<String> {
     // What went right is in the rate; here is the rest.
-    let good = [Outcome::Sent.as_str(), Outcome::Written.as_str()];
+    let good = [Outcome::Sent, Outcome::Written, Outcome::Copied].map(Outcome::as_str);
     let other = reader
         .outcomes
         .iter()

@@ -94,6 +94,7 @@ impl CaptureArgs {
             buffer_bytes: self.buffer.unwrap_or(0),
             block_bytes: self.block_size.unwrap_or(0),
             block_retire_us: self.block_retire.unwrap_or(0),
+            ..Default::default()
         };
         Ok(works.iter().map(spec).collect())
     }

@@ -82,7 +82,7 @@ impl TransmitArgs {
         let edits = self.edits.to_edits()?;
         let spec = |work: &TransmitWork| TransmitSpec {
             rings: work.rings.clone(),
-            interface: work.interface.clone(),
+            interfaces: work.interfaces.clone(),
             edits: Some(edits.clone()),
             io: self.io.map_or(String::new(), |io| io.as_str().to_owned()),
             qdisc_bypass: self.qdisc_bypass.unwrap_or(false),
@@ -93,6 +93,7 @@ impl TransmitArgs {
             start: self.from,
             merge_window_us: self.merge_window.unwrap_or(0),
             allow_loop: self.allow_loop.unwrap_or(false),
+            ..Default::default()
         };
         Ok(works.iter().map(spec).collect())
     }
@@ -164,7 +165,7 @@ mod tests {
     fn options_not_given_leave_defaults_to_the_daemon() {
         let spec = TransmitSpec {
             rings: vec!["a".into(), "b".into()],
-            interface: "eth3".into(),
+            interfaces: vec!["eth3".into()],
             edits: Some(Default::default()),
             ..Default::default()
         };

@@ -45,15 +45,15 @@ impl FromStr for CaptureWork {
     }
 }
 
-/// What `txd --transmit RING[,RING...]:IFACE` says.
+/// What `txd --transmit RING[,RING...]:IFACE[,IFACE...]` says.
 ///
-/// The last colon parts rings from interface (`shm:cisco,dell:eth3`).
+/// The last colon parts rings from interfaces (`shm:cisco,dell:eth3,eth4`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TransmitWork {
     /// At least one ring, not yet checked.
     pub rings: Vec<String>,
-    /// The interface, not empty.
-    pub interface: String,
+    /// At least one interface, none empty.
+    pub interfaces: Vec<String>,
 }
 
 impl TransmitWork {
@@ -64,7 +64,7 @@ impl TransmitWork {
             self.rings
                 .iter()
                 .map(String::as_str)
-                .chain([self.interface.as_str()]),
+                .chain(self.interfaces.iter().map(String::as_str)),
         )
     }
 }
@@ -75,15 +75,12 @@ impl FromStr for TransmitWork {
     fn from_str(text: &str) -> Result<Self, UsageError> {
         let bad = || UsageError::Work {
             text: text.to_owned(),
-            problem: "write RING[,RING...]:IFACE, for instance cisco:eth2",
+            problem: "write RING[,RING...]:IFACE[,IFACE...], for instance cisco:eth2",
         };
-        let (rings, interface) = text.rsplit_once(':').ok_or_else(bad)?;
-        let rings = split_list(rings)
-            .filter(|_| !interface.is_empty())
-            .ok_or_else(bad)?;
+        let (rings, interfaces) = text.rsplit_once(':').ok_or_else(bad)?;
         Ok(TransmitWork {
-            rings,
-            interface: interface.to_owned(),
+            rings: split_list(rings).ok_or_else(bad)?,
+            interfaces: split_list(interfaces).ok_or_else(bad)?,
         })
     }
 }
@@ -128,8 +125,12 @@ mod tests {
     fn a_transmit_is_split_at_the_last_colon() {
         let work: TransmitWork = "shm:a,b:eth3".parse().unwrap();
         assert_eq!(work.rings, ["shm:a", "b"]);
-        assert_eq!(work.interface, "eth3");
+        assert_eq!(work.interfaces, ["eth3"]);
         assert_eq!(work.default_name(), "shm-a-b-eth3");
+        let work: TransmitWork = "shm:a:eth3,eth4".parse().unwrap();
+        assert_eq!(work.rings, ["shm:a"]);
+        assert_eq!(work.interfaces, ["eth3", "eth4"]);
+        assert_eq!(work.default_name(), "shm-a-eth3-eth4");
     }
 
     #[test]
@@ -141,7 +142,7 @@ mod tests {
                 "{text}"
             );
         }
-        for text in ["", "cisco", ":eth1", "cisco:", "a,,b:eth1"] {
+        for text in ["", "cisco", ":eth1", "cisco:", "a,,b:eth1", "cisco:eth1,"] {
             assert!(
                 text.parse::<TransmitWork>()
                     .is_err_and(|error| error.to_string().contains("cisco:eth2")),

@@ -159,7 +159,10 @@ impl Consumer {
         }
         let settled = Outcome::ALL.iter().filter(|o| o.is_terminal());
         let settled = settled.map(|&o| slot.outcome(o)).fold(0, u64::wrapping_add);
-        slot.add_outcome(Outcome::Killed, account.delivered.saturating_sub(settled));
+        let due = account
+            .delivered
+            .wrapping_add(slot.outcome(Outcome::Copied));
+        slot.add_outcome(Outcome::Killed, due.saturating_sub(settled));
         slot.sign();
         self.reader = Reader::new(*self.reader.geometry(), account.pos, account.next_seq);
         self.reader.restore(account.lapped, account.corrupt);

@@ -99,14 +99,17 @@ reasons! {
         Written = "written",
         /// None of the above; zero in a healthy system.
         Other = "other",
+        /// A further copy of it was made for a further interface; informational, each copy has a final outcome of its own.
+        /// To be counted before that one, so that a consumer that is killed in between leaves nothing over.
+        Copied = "copied",
     }
 }
 
 impl Outcome {
-    /// Whether this ends a frame's way: all but [`Outcome::Truncated`].
+    /// Whether this ends a frame's way: all but [`Outcome::Truncated`] and [`Outcome::Copied`].
     ///
-    /// Delivered frames = sum of terminal outcomes + frames in flight.
+    /// Delivered + copied frames = sum of terminal outcomes + frames in flight.
     pub const fn is_terminal(self) -> bool {
-        !matches!(self, Self::Truncated)
+        !matches!(self, Self::Truncated | Self::Copied)
     }
 }

@@ -255,6 +255,28 @@ fn a_dead_consumer_is_resumed_where_it_was() {
 }
 
 #[test]
+fn copies_for_further_interfaces_are_part_of_what_a_killed_consumer_owes() {
+    let (_temp, dir, name) = place();
+    create(&dir, &name, &options(1 << 20)).expect("created");
+    let mut producer = Producer::open(&dir, &name, "test").expect("a producer");
+    let mut consumer = open(&dir, &name, "txd", Start::Newest);
+    (1..=100).for_each(|n| publish(&mut producer, n));
+    let mut batch = Batch::new(1 << 20, 100);
+    assert_eq!(
+        consumer.poll(&mut batch).expect("healthy"),
+        Poll::Frames(100)
+    );
+    // 60 frames were on their way to two interfaces each, and half of that arrived.
+    consumer.add_outcome(Outcome::Copied, 60);
+    consumer.add_outcome(Outcome::Sent, 60);
+    drop(consumer);
+    let again = Consumer::open(&dir, &name, "txd", Start::Newest, true).expect("resumed");
+    let outcomes = again.stats().outcomes;
+    assert!(outcomes.contains(&(Outcome::Killed, 100)), "{outcomes:?}");
+    assert!(outcomes.contains(&(Outcome::Copied, 60)), "{outcomes:?}");
+}
+
+#[test]
 fn a_second_producer_is_refused_by_the_name_of_the_first() {
     let (_temp, dir, name) = place();
     create(&dir, &name, &options(64 << 10)).expect("created");
