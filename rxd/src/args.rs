@@ -14,7 +14,8 @@ Examples:
   rxd --capture eth1:web --filter 'tcp port 443' --snaplen 128 --ephemeral
 
 Rings are made by ringd: `fluxctl ring create cisco --size 100m`. A capture
-whose ring or interface is missing waits for it. rxd needs CAP_NET_RAW.";
+whose ring or interface is missing waits for it. rxd needs CAP_NET_RAW; --io
+af_xdp needs CAP_NET_ADMIN and CAP_BPF, too.";
 
 /// Captures network interfaces into shared-memory rings.
 #[derive(Debug, Parser)]

@@ -2,7 +2,10 @@
 
 use crate::input::{BLOCK_BYTES, BUFFER_BYTES, Input};
 use crate::stats::CaptureLive;
-use fluxcap_options::{compile_edits, vlan_tag};
+use fluxcap_options::{
+    CaptureIo, SpecError, compile_edits, validate_interfaces, validate_scheduling,
+    validate_threads, vlan_tag,
+};
 use fluxcap_proto::v1::{self, CaptureSpec};
 use fluxcap_ring::{Producer, RingDir, RingName};
 use fluxcap_service::{Job, Refusal, State, Worker, format_size};
@@ -41,7 +44,7 @@ impl Job for CaptureJob {
         spec: &CaptureSpec,
         others: &[(String, CaptureSpec)],
     ) -> Result<(), Refusal> {
-        validate_interfaces(spec)?;
+        validate_taps(spec)?;
         let ring =
             RingName::parse(&spec.ring).map_err(|e| Refusal::invalid("ring", e.to_string()))?;
         if let Some((other, _)) = others.iter().find(|(_, other)| other.ring == spec.ring) {
@@ -50,8 +53,10 @@ impl Job for CaptureJob {
                  give one capture several interfaces (eth1,eth2), or each its own ring"
             )));
         }
-        compile_edits(&spec.edits.clone().unwrap_or_default())
-            .map_err(|e| Refusal::invalid(e.field, e.problem))?;
+        compile_edits(&spec.edits.clone().unwrap_or_default()).map_err(refused)?;
+        CaptureIo::from_spec(&spec.io).map_err(refused)?;
+        validate_threads(spec.threads).map_err(refused)?;
+        validate_scheduling(&spec.scheduling.clone().unwrap_or_default()).map_err(refused)?;
         validate_buffer(spec)
     }
 
@@ -63,36 +68,16 @@ impl Job for CaptureJob {
     }
 }
 
-fn validate_interfaces(spec: &CaptureSpec) -> Result<(), Refusal> {
-    let names: Vec<&str> = spec.interfaces.iter().map(|i| i.name.as_str()).collect();
-    if names.is_empty() || names.len() > MAX_INTERFACES {
-        return Err(Refusal::invalid(
-            "interfaces",
-            format!("name 1 to {MAX_INTERFACES} interfaces"),
-        ));
-    }
-    for (index, interface) in spec.interfaces.iter().enumerate() {
-        let name = &interface.name;
-        let legal = !name.is_empty()
-            && name.len() < 128
-            && !name.contains(['/', ' ', ':', '\0'])
-            && name != "."
-            && name != "..";
-        if !legal {
-            return Err(Refusal::invalid(
-                "interfaces",
-                format!("\"{}\" is no interface name", name.escape_debug()),
-            ));
-        }
-        if names[..index].contains(&name.as_str()) {
-            return Err(Refusal::invalid(
-                "interfaces",
-                format!("{name} is named twice"),
-            ));
-        }
+fn refused(error: SpecError) -> Refusal {
+    Refusal::invalid(error.field, error.problem)
+}
+
+fn validate_taps(spec: &CaptureSpec) -> Result<(), Refusal> {
+    let names = spec.interfaces.iter().map(|i| i.name.as_str());
+    validate_interfaces(names, MAX_INTERFACES).map_err(refused)?;
+    for interface in &spec.interfaces {
         if let Some(tag) = &interface.vlan_push {
-            vlan_tag("interfaces.vlan_push", tag)
-                .map_err(|e| Refusal::invalid(e.field, e.problem))?;
+            vlan_tag("interfaces.vlan_push", tag).map_err(refused)?;
             if spec
                 .edits
                 .as_ref()

@@ -2,7 +2,7 @@
 
 use crate::datapath::{Path, Pumped, Wanted};
 use crate::stats::CaptureLive;
-use fluxcap_options::{EditError, compile_edits};
+use fluxcap_options::{SpecError, compile_edits};
 use fluxcap_proto::v1;
 use fluxcap_ring::{DropReason, Producer, SourceCounters};
 use fluxcap_service::State;
@@ -48,7 +48,7 @@ impl Input {
     ///
     /// # Errors
     /// When the filter or a tag of the spec cannot be used.
-    pub(crate) fn new(spec: &v1::CaptureSpec, index: usize) -> Result<Input, EditError> {
+    pub(crate) fn new(spec: &v1::CaptureSpec, index: usize) -> Result<Input, SpecError> {
         let name = spec
             .interfaces
             .get(index)
@@ -79,7 +79,7 @@ impl Input {
         &mut self,
         spec: &v1::CaptureSpec,
         index: usize,
-    ) -> Result<(), EditError> {
+    ) -> Result<(), SpecError> {
         let mut edits = spec.edits.clone().unwrap_or_default();
         if let Some(tag) = spec.interfaces.get(index).and_then(|i| i.vlan_push) {
             edits.vlan_push = Some(tag);

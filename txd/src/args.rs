@@ -9,12 +9,14 @@ const EXAMPLES: &str = "\
 Examples:
   txd                             serve; transmits come by `fluxctl tx add`
   txd --transmit cisco:eth2       send the ring cisco out of eth2, too
+  txd --transmit cisco:eth2,eth3  the same out of two interfaces
   txd --transmit cisco,dell:eth3  aggregate two rings, in the order of time
   txd --transmit cisco:eth2 --filter 'udp port 53' --snaplen 256 --ephemeral
 
 A transmit begins with the frames that arrive from now on (--from oldest: with
 those still in the ring); after a restart it goes on where it was. A ring or
-interface that is missing is waited for. txd needs CAP_NET_RAW.";
+interface that is missing is waited for. txd needs CAP_NET_RAW; the faster ways
+of --io need more, and what is missing for them is told by `fluxctl tx show`.";
 
 /// Transmits shared-memory rings to network interfaces.
 #[derive(Debug, Parser)]
@@ -24,8 +26,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) service: ServiceArgs,
 
-    /// Transmit RINGS (one, or several with commas) to INTERFACE; may be repeated. It replaces a kept transmit of the same name.
-    #[arg(long, value_name = "RINGS:INTERFACE", help_heading = "Transmits")]
+    /// Transmit RINGS to INTERFACES (one each, or several with commas); may be repeated. It replaces a kept transmit of the same name.
+    #[arg(long, value_name = "RINGS:INTERFACES", help_heading = "Transmits")]
     pub(crate) transmit: Vec<String>,
 
     /// What applies to each --transmit.

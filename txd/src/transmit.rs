@@ -6,7 +6,9 @@ use crate::merge::{MAX_LANES, Now, Pick, pick};
 use crate::output::Output;
 use crate::stats::{Details, TransmitLive};
 use fluxcap_headers::Edits;
-use fluxcap_options::compile_edits;
+use fluxcap_options::{
+    SpecError, TransmitIo, compile_edits, validate_interfaces, validate_scheduling,
+};
 use fluxcap_proto::v1::{self, TransmitSpec, start::At};
 use fluxcap_ring::{Observer, RingDir, RingName, Start, wait_any};
 use fluxcap_service::{Job, Refusal, State, Worker, realtime_ns};
@@ -62,18 +64,15 @@ impl Job for TransmitJob {
                 return Err(Refusal::invalid("rings", format!("{ring} is named twice")));
             }
         }
-        validate_interfaces(&spec.interfaces)?;
-        if !["", "auto", "sendmmsg"].contains(&spec.io.as_str()) {
-            return Err(Refusal::invalid(
-                "io",
-                format!("\"{}\" is no backend; use auto or sendmmsg", spec.io),
-            ));
-        }
+        let refused = |error: SpecError| Refusal::invalid(error.field, error.problem);
+        let interfaces = spec.interfaces.iter().map(String::as_str);
+        validate_interfaces(interfaces, MAX_INTERFACES).map_err(refused)?;
+        TransmitIo::from_spec(&spec.io).map_err(refused)?;
+        validate_scheduling(&spec.scheduling.clone().unwrap_or_default()).map_err(refused)?;
         if spec.merge_window_us > MAX_MERGE_WINDOW_US {
             return Err(Refusal::invalid("merge_window_us", "must be at most 10 s"));
         }
-        compile_edits(&spec.edits.clone().unwrap_or_default())
-            .map_err(|e| Refusal::invalid(e.field, e.problem))?;
+        compile_edits(&spec.edits.clone().unwrap_or_default()).map_err(refused)?;
         self.refuse_loop(spec)
     }
 
@@ -114,30 +113,6 @@ impl TransmitJob {
         }
         Ok(())
     }
-}
-
-fn validate_interfaces(names: &[String]) -> Result<(), Refusal> {
-    if names.is_empty() || names.len() > MAX_INTERFACES {
-        return Err(Refusal::invalid(
-            "interfaces",
-            format!("name 1 to {MAX_INTERFACES} interfaces"),
-        ));
-    }
-    for (index, name) in names.iter().enumerate() {
-        if name.is_empty() || name.len() >= 128 || name.contains(['/', ' ', ':', '\0']) {
-            return Err(Refusal::invalid(
-                "interfaces",
-                format!("\"{}\" is no interface name", name.escape_debug()),
-            ));
-        }
-        if names[..index].contains(name) {
-            return Err(Refusal::invalid(
-                "interfaces",
-                format!("{name} is named twice"),
-            ));
-        }
-    }
-    Ok(())
 }
 
 /// A running transmit.

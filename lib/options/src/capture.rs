@@ -1,9 +1,26 @@
 //! What a capture is told besides its interfaces and its ring.
 
-use crate::{CaptureWork, EditArgs, UsageError};
+use crate::{CaptureIo, CaptureWork, EditArgs, SchedulingArgs, SpecError, UsageError};
 use clap::{Args, ValueEnum};
 use fluxcap_proto::v1::{CaptureInterface, CaptureSpec, Direction};
 use fluxcap_service::{parse_duration, parse_size};
+
+/// Most threads that read an interface.
+const MAX_THREADS: u32 = 16;
+
+/// Checks `threads` of a spec.
+///
+/// # Errors
+/// When they are too many.
+pub fn validate_threads(threads: u32) -> Result<(), SpecError> {
+    match threads {
+        0..=MAX_THREADS => Ok(()),
+        _ => Err(SpecError::new(
+            "threads",
+            format!("must be 1 to {MAX_THREADS}"),
+        )),
+    }
+}
 
 /// Options of a capture.
 #[derive(Debug, Clone, Default, PartialEq, Args)]
@@ -11,6 +28,14 @@ pub struct CaptureArgs {
     /// Which frames: those that arrive, those that this host sends, or both [default: in]
     #[arg(long, value_name = "in|out|both", hide_possible_values = true)]
     pub direction: Option<DirectionArg>,
+
+    /// How frames are taken from the kernel: by the latency (auto), or one way by name; af_xdp takes them from the host [default: auto]
+    #[arg(long, value_name = "auto|packet|af_xdp", hide_possible_values = true)]
+    pub io: Option<CaptureIo>,
+
+    /// Threads that read each interface, 1 to 16; the frames of a flow go through the same one [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_THREADS)))]
+    pub threads: Option<u32>,
 
     /// Leave the interfaces' promiscuous mode alone
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
@@ -27,6 +52,10 @@ pub struct CaptureArgs {
     /// Longest time that a frame waits in a block that is not full, in whole milliseconds [default: 1ms]
     #[arg(long, value_name = "TIME", value_parser = parse_block_retire)]
     pub block_retire: Option<u32>,
+
+    /// Threads.
+    #[command(flatten)]
+    pub scheduling: SchedulingArgs,
 
     /// Edits.
     #[command(flatten)]
@@ -94,7 +123,10 @@ impl CaptureArgs {
             buffer_bytes: self.buffer.unwrap_or(0),
             block_bytes: self.block_size.unwrap_or(0),
             block_retire_us: self.block_retire.unwrap_or(0),
-            ..Default::default()
+            io: self.io.map_or(String::new(), |io| io.as_str().to_owned()),
+            latency: self.scheduling.to_latency().into(),
+            threads: self.threads.unwrap_or(0),
+            scheduling: self.scheduling.to_scheduling(),
         };
         Ok(works.iter().map(spec).collect())
     }
@@ -107,6 +139,8 @@ impl CaptureArgs {
     pub fn changed_fields(&self) -> Vec<&'static str> {
         [
             (self.direction.is_some(), "direction"),
+            (self.io.is_some(), "io"),
+            (self.threads.is_some(), "threads"),
             (self.no_promiscuous.is_some(), "no_promiscuous"),
             (self.buffer.is_some(), "buffer_bytes"),
             (self.block_size.is_some(), "block_bytes"),
@@ -114,6 +148,7 @@ impl CaptureArgs {
         ]
         .into_iter()
         .filter_map(|(given, field)| given.then_some(field))
+        .chain(self.scheduling.changed_fields())
         .chain(self.edits.changed_fields())
         .collect()
     }
@@ -147,6 +182,7 @@ fn parse_block_retire(text: &str) -> Result<u32, UsageError> {
 mod tests {
     use super::*;
     use clap::Parser;
+    use fluxcap_proto::v1::Latency;
 
     #[derive(Debug, Parser)]
     struct Cli {
@@ -218,6 +254,29 @@ mod tests {
     }
 
     #[test]
+    fn threads_and_their_scheduling_arrive_in_spec_and_mask() {
+        let args = [
+            "--io",
+            "af_xdp",
+            "--threads",
+            "4",
+            "--latency",
+            "low",
+            "--cpu",
+            "1-4",
+        ];
+        let args = parse(&args).unwrap();
+        let spec = args.to_specs(&works(&["eth1:cisco"])).unwrap().remove(0);
+        assert_eq!((spec.io.as_str(), spec.threads), ("af_xdp", 4));
+        assert_eq!(spec.latency, i32::from(Latency::Low));
+        assert_eq!(spec.scheduling.unwrap().cpus, [1, 2, 3, 4]);
+        let mask = ["io", "threads", "latency", "scheduling.cpus"];
+        assert_eq!(args.changed_fields(), mask);
+        assert_eq!(validate_threads(16), Ok(()));
+        assert!(validate_threads(17).is_err());
+    }
+
+    #[test]
     fn tags_go_to_their_interface_in_whichever_capture_has_it() {
         let args = parse(&["--vlan-push", "eth1=100,eth3=300"]).unwrap();
         let specs = args.to_specs(&works(&["eth1,eth2:a", "eth3:b"])).unwrap();
@@ -248,6 +307,9 @@ mod tests {
             ["--block-size", "4G"],
             ["--block-retire", "500us"],
             ["--buffer", "64KB"],
+            ["--threads", "0"],
+            ["--threads", "17"],
+            ["--io", "live"],
         ] {
             assert!(parse(&args).is_err(), "{args:?}");
         }

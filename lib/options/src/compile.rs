@@ -1,5 +1,6 @@
 //! From the API's edits to those that run on frames.
 
+use crate::SpecError;
 use fluxcap_headers::{self as headers, FilterVlan, SampleBy, Sampler, VlanEdit, VlanTag};
 use fluxcap_proto::v1;
 use std::hash::{BuildHasher, RandomState};
@@ -7,35 +8,16 @@ use std::hash::{BuildHasher, RandomState};
 /// Most VLAN tags that can be taken off a frame.
 const MAX_POP: u32 = 4;
 
-/// Why edits cannot be applied. The field is the one of `fluxcap.v1.Edits`.
-#[derive(Debug, thiserror::Error)]
-#[error("{field}: {problem}")]
-pub struct EditError {
-    /// Name of the field, for instance `edits.filter`.
-    pub field: &'static str,
-    /// What is wrong and what would do.
-    pub problem: String,
-}
-
-impl EditError {
-    fn new(field: &'static str, problem: impl ToString) -> EditError {
-        EditError {
-            field,
-            problem: problem.to_string(),
-        }
-    }
-}
-
 /// Checks the edits of a spec and makes them ready to run: compiles the filter, seeds the sampler.
 ///
 /// A seed of 0 takes another one each time.
 ///
 /// # Errors
 /// The first field that cannot be used.
-pub fn compile_edits(edits: &v1::Edits) -> Result<headers::Edits, EditError> {
+pub fn compile_edits(edits: &v1::Edits) -> Result<headers::Edits, SpecError> {
     let vlan = match (&edits.vlan_push, &edits.vlan_replace) {
         (Some(_), Some(_)) => {
-            return Err(EditError::new(
+            return Err(SpecError::new(
                 "edits.vlan_replace",
                 "a tag cannot be pushed and replaced at once; use one of the two, or vlan_pop and vlan_push",
             ));
@@ -55,7 +37,7 @@ pub fn compile_edits(edits: &v1::Edits) -> Result<headers::Edits, EditError> {
 }
 
 /// A tag of the API as bytes for the wire; a TPID of 0 means 0x8100. `field` names it in the error.
-pub fn vlan_tag(field: &'static str, tag: &v1::VlanTag) -> Result<VlanTag, EditError> {
+pub fn vlan_tag(field: &'static str, tag: &v1::VlanTag) -> Result<VlanTag, SpecError> {
     let tpid = if tag.tpid == 0 { 0x8100 } else { tag.tpid };
     let narrow = |value: u32| u16::try_from(value).unwrap_or(u16::MAX);
     VlanTag::new(
@@ -64,10 +46,10 @@ pub fn vlan_tag(field: &'static str, tag: &v1::VlanTag) -> Result<VlanTag, EditE
         u8::try_from(tag.pcp).unwrap_or(u8::MAX),
         tag.dei,
     )
-    .map_err(|error| EditError::new(field, error))
+    .map_err(|error| SpecError::new(field, error))
 }
 
-fn filter(edits: &v1::Edits) -> Result<Option<headers::Filter>, EditError> {
+fn filter(edits: &v1::Edits) -> Result<Option<headers::Filter>, SpecError> {
     if edits.filter.trim().is_empty() {
         return Ok(None);
     }
@@ -77,7 +59,7 @@ fn filter(edits: &v1::Edits) -> Result<Option<headers::Filter>, EditError> {
     };
     headers::Filter::compile(&edits.filter, vlan)
         .map(Some)
-        .map_err(|error| EditError::new("edits.filter", error))
+        .map_err(|error| SpecError::new("edits.filter", error))
 }
 
 fn sampler(sample: &v1::Sample) -> Option<Sampler> {

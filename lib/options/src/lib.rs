@@ -2,7 +2,7 @@
 //! (`rxd --capture eth1:cisco --vlan-push 100`) take them. One definition, so that both spell and mean the same.
 //!
 //! ```text
-//! text on the command line -- clap --> EditArgs, CaptureArgs, TransmitArgs
+//! text on the command line -- clap --> EditArgs, SchedulingArgs, CaptureArgs, TransmitArgs
 //!                                      |  to_edits(), to_specs(): messages of fluxcap.v1 for Create, or to run at once
 //!                                      '- changed_fields(): the update mask for Update; only options that were given
 //! ```
@@ -10,7 +10,9 @@
 //! An option that is not given is `None` or empty, never a default: defaults belong to the daemons, and `set` must be
 //! able to tell "not given" from "given". A value that is empty (`--filter ''`) or zero clears what was set.
 //!
-//! The daemons take the same way on from there: [`compile_edits`] checks a message's edits and makes them ready to run.
+//! The daemons take the same way on from there: [`compile_edits`] checks a message's edits and makes them ready to run;
+//! [`validate_interfaces`], [`validate_scheduling`], [`validate_threads`], [`CaptureIo::from_spec`] and
+//! [`TransmitIo::from_spec`] check the rest.
 //!
 //! This crate knows clap, the protocol and the edits of `fluxcap-headers`; no rings or sockets.
 
@@ -25,17 +27,23 @@
 mod capture;
 mod compile;
 mod edits;
+mod io;
+mod scheduling;
+mod spec;
 mod start;
 mod tag;
 mod transmit;
 mod work;
 
-pub use capture::{CaptureArgs, DirectionArg};
-pub use compile::{EditError, compile_edits, vlan_tag};
+pub use capture::{CaptureArgs, DirectionArg, validate_threads};
+pub use compile::{compile_edits, vlan_tag};
 pub use edits::{EditArgs, FilterVlanArg, SampleByArg};
+pub use io::{CaptureIo, TransmitIo};
+pub use scheduling::{CpuList, LatencyArg, SchedulingArgs, validate_scheduling};
+pub use spec::{SpecError, validate_interfaces};
 pub use start::parse_start;
 pub use tag::{TagArg, VlanPushArg};
-pub use transmit::{IoArg, OversizeArg, TransmitArgs};
+pub use transmit::{OversizeArg, TransmitArgs};
 pub use work::{CaptureWork, TransmitWork, default_name};
 
 /// Why options or their values cannot be used. The text is for the person who typed them and says what would do.
@@ -65,7 +73,7 @@ pub enum UsageError {
         /// The interfaces that are captured.
         known: String,
     },
-    /// `--vlan-push IFACE=TAG` on a transmit, which has one interface.
+    /// `--vlan-push IFACE=TAG` on a transmit, which sends the same frames to all of its interfaces.
     #[error("--vlan-push {interface}=... is for captures; a transmit takes --vlan-push TAG")]
     PushPerInterface {
         /// The interface named in the option.

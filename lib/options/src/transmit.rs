@@ -1,6 +1,6 @@
-//! What a transmit is told besides its rings and its interface.
+//! What a transmit is told besides its rings and its interfaces.
 
-use crate::{EditArgs, TransmitWork, UsageError, parse_start};
+use crate::{EditArgs, SchedulingArgs, TransmitIo, TransmitWork, UsageError, parse_start};
 use clap::{Args, ValueEnum};
 use fluxcap_proto::v1::{OversizePolicy, Start, TransmitSpec};
 use fluxcap_service::parse_duration;
@@ -8,11 +8,15 @@ use fluxcap_service::parse_duration;
 /// Options of a transmit.
 #[derive(Debug, Clone, Default, PartialEq, Args)]
 pub struct TransmitArgs {
-    /// How frames are handed to the kernel: the fastest way that works (auto), or one by name [default: auto]
-    #[arg(long, value_name = "auto|sendmmsg", hide_possible_values = true)]
-    pub io: Option<IoArg>,
+    /// How frames are handed to the kernel: the fastest way that is safe and works (auto), or one by name [default: auto]
+    #[arg(
+        long,
+        value_name = "auto|live|tc|af_xdp|sendmmsg",
+        hide_possible_values = true
+    )]
+    pub io: Option<TransmitIo>,
 
-    /// Bypass the interface's queueing discipline
+    /// Bypass the interfaces' queueing discipline; for sendmmsg
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub qdisc_bypass: Option<bool>,
 
@@ -32,29 +36,13 @@ pub struct TransmitArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub allow_loop: Option<bool>,
 
+    /// Threads.
+    #[command(flatten)]
+    pub scheduling: SchedulingArgs,
+
     /// Edits.
     #[command(flatten)]
     pub edits: EditArgs,
-}
-
-/// `--io`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum IoArg {
-    /// The fastest that works.
-    Auto,
-    /// sendmmsg(2) on a packet socket.
-    Sendmmsg,
-}
-
-impl IoArg {
-    /// The word for it on the command line and in the API.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            IoArg::Auto => "auto",
-            IoArg::Sendmmsg => "sendmmsg",
-        }
-    }
 }
 
 /// `--oversize`.
@@ -93,7 +81,8 @@ impl TransmitArgs {
             start: self.from,
             merge_window_us: self.merge_window.unwrap_or(0),
             allow_loop: self.allow_loop.unwrap_or(false),
-            ..Default::default()
+            latency: self.scheduling.to_latency().into(),
+            scheduling: self.scheduling.to_scheduling(),
         };
         Ok(works.iter().map(spec).collect())
     }
@@ -111,6 +100,7 @@ impl TransmitArgs {
         ]
         .into_iter()
         .filter_map(|(given, field)| given.then_some(field))
+        .chain(self.scheduling.changed_fields())
         .chain(self.edits.changed_fields())
         .collect()
     }
@@ -141,7 +131,7 @@ fn parse_merge_window(text: &str) -> Result<u32, UsageError> {
 mod tests {
     use super::*;
     use clap::Parser;
-    use fluxcap_proto::v1::start::At;
+    use fluxcap_proto::v1::{Latency, start::At};
 
     #[derive(Debug, Parser)]
     struct Cli {
@@ -153,6 +143,17 @@ mod tests {
         Cli::try_parse_from([&["x"], args].concat())
             .map(|cli| cli.options)
             .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn several_interfaces_and_any_way_are_taken() {
+        for io in ["auto", "live", "tc", "af_xdp", "sendmmsg"] {
+            let args = parse(&["--io", io]).unwrap();
+            let spec = args.to_specs(&["shm:a:eth3,eth4".parse().unwrap()]);
+            let spec = spec.unwrap().remove(0);
+            assert_eq!((spec.io.as_str(), spec.interfaces.len()), (io, 2));
+        }
+        assert!(parse(&["--io", "dpdk"]).is_err_and(|error| error.contains("sendmmsg")));
     }
 
     fn specs(args: &[&str]) -> Result<Vec<TransmitSpec>, UsageError> {
@@ -185,6 +186,10 @@ mod tests {
             "--merge-window",
             "500us",
             "--allow-loop",
+            "--latency",
+            "low",
+            "--spin",
+            "50us",
             "--snaplen",
             "60",
         ];
@@ -199,6 +204,8 @@ mod tests {
             })
         );
         assert_eq!(spec.merge_window_us, 500);
+        assert_eq!(spec.latency, i32::from(Latency::Low));
+        assert_eq!(spec.scheduling.map(|it| it.spin_us), Some(50));
         let mask = [
             "io",
             "qdisc_bypass",
@@ -206,6 +213,8 @@ mod tests {
             "start",
             "merge_window_us",
             "allow_loop",
+            "latency",
+            "scheduling.spin_us",
             "edits.snaplen",
         ];
         assert_eq!(parse(&args).unwrap().changed_fields(), mask);
