@@ -7,7 +7,7 @@ use crate::output::Output;
 use crate::stats::TransmitLive;
 use fluxcap_headers::{Edited, Edits, WireFrame};
 use fluxcap_ring::Outcome;
-use fluxcap_socket::{Error, Fate, SendReport};
+use fluxcap_socket::{Fate, Outgoing, SendReport};
 
 /// Frames sent at a time.
 pub(crate) const BURST: usize = 64;
@@ -55,19 +55,16 @@ pub(crate) fn send(
             Err(outcome) => tally.add(pick.feed, outcome),
         }
     }
-    let mut pieces: [[&[u8]; 3]; BURST] = [[&[]; 3]; BURST];
-    for (pieces, frame) in pieces.iter_mut().zip(&frames[..count]) {
-        *pieces = frame.pieces();
+    let mut outgoing = [Outgoing::default(); BURST];
+    for (outgoing, frame) in outgoing.iter_mut().zip(&frames[..count]) {
+        (outgoing.pieces, outgoing.outputs) = (frame.pieces(), 1);
     }
     let alive = match output.ready() {
         Ok(backend) => {
-            let result = backend.send(&pieces[..count], report);
+            backend.send(&outgoing[..count], std::slice::from_mut(report));
             (0..count).for_each(|at| tally.add(owners[at], outcome(report.fate(at))));
             tally.sent_bytes = report.sent_bytes;
-            !matches!(
-                result,
-                Err(Error::LinkDown { .. } | Error::NoInterface { .. })
-            )
+            !report.interrupted()
         }
         Err(unsendable) => {
             owners[..count]
@@ -123,7 +120,7 @@ fn outcome(fate: Fate) -> Outcome {
         Fate::Malformed => Outcome::Malformed,
         Fate::LinkDown => Outcome::LinkDown,
         Fate::NoInterface => Outcome::NoInterface,
-        Fate::Other => Outcome::Refused,
+        Fate::Unreachable | Fate::Other => Outcome::Refused,
     }
 }
 

@@ -141,7 +141,7 @@ impl PacketCapture {
         set(fd, libc::PACKET_RX_RING, &ring_request(options, blocks))
             .map_err(failed("reserve the capture buffer"))?;
         let block_bytes = options.block_bytes as usize;
-        let mapping = Mapping::of_socket(fd, block_bytes * blocks as usize)
+        let mapping = Mapping::of_fd(fd, block_bytes * blocks as usize)
             .map_err(failed("map the capture buffer"))?;
         let capture = PacketCapture {
             mapping,

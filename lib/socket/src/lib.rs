@@ -2,7 +2,10 @@
 //!
 //! ```text
 //!   PacketCapture  AF_PACKET, TPACKET_V3: blocks of frames, read where the kernel wrote them
-//!   Transmitter    a burst of frames out of one interface; Sendmmsg works on every interface
+//!   Transmitter    a burst of frames out of one or several interfaces:
+//!     Live         BPF live frames, the fastest way to a veth
+//!     Tc           clones by a BPF program for traffic control, every driver
+//!     Sendmmsg     packet sockets, works everywhere
 //!   LinkWatch      which interfaces exist, and what becomes of them (rtnetlink)
 //!   offloads()     what the driver does to frames before a capture sees them (ethtool)
 //!   poll()         sleeps until one of several descriptors has something to say
@@ -33,17 +36,22 @@
     )
 )]
 
+mod anchor;
+mod area;
 mod block;
+mod bpf;
 mod capture;
 mod error;
 mod link;
 mod link_watch;
+mod live;
 mod mapping;
 mod netlink;
 mod offloads;
 mod poll;
 mod sendmmsg;
 mod sys;
+mod tc;
 mod transmit;
 
 pub use block::{Block, Packet, Packets};
@@ -51,7 +59,9 @@ pub use capture::{CaptureOptions, CaptureStatistics, PacketCapture, SockFilter};
 pub use error::Error;
 pub use link::Link;
 pub use link_watch::{LinkEvent, LinkWatch};
+pub use live::Live;
 pub use offloads::{Offloads, offloads};
 pub use poll::{MAX_POLL, Ready, poll};
 pub use sendmmsg::Sendmmsg;
-pub use transmit::{Fate, SendReport, Transmitter};
+pub use tc::Tc;
+pub use transmit::{Fate, MAX_OUTPUTS, Outgoing, SendReport, Transmitter};

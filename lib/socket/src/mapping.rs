@@ -1,10 +1,10 @@
-//! The memory that a packet socket shares with the kernel.
+//! Memory that is shared with the kernel.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 
-/// A shared mapping of a socket's receive ring; unmapped when dropped.
+/// A shared mapping of what a descriptor offers: the ring of a socket, the value of an array map. Unmapped when dropped.
 #[derive(Debug)]
 pub(crate) struct Mapping {
     start: NonNull<u8>,
@@ -15,8 +15,8 @@ pub(crate) struct Mapping {
 unsafe impl Send for Mapping {}
 
 impl Mapping {
-    /// Maps the first `len` bytes of what the socket offers.
-    pub(crate) fn of_socket(fd: BorrowedFd<'_>, len: usize) -> io::Result<Mapping> {
+    /// Maps the first `len` bytes.
+    pub(crate) fn of_fd(fd: BorrowedFd<'_>, len: usize) -> io::Result<Mapping> {
         // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing.
         let start = unsafe {
             libc::mmap(

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
-use crate::{Error, SendReport, Transmitter, sys};
+use crate::{Error, Outgoing, SendReport, Transmitter, sys};
 
 /// Frames in one system call.
 const BATCH: usize = 64;
@@ -23,15 +23,22 @@ const QUEUE_TIMEOUT_MS: libc::c_int = 100;
 /// The largest MTU of Linux, Ethernet header and two tags.
 const MAX_FRAME: usize = 65_535 + 14 + 8;
 
-/// A transmitter on a packet socket that receives nothing.
+/// A transmitter on packet sockets that receive nothing, one for each interface.
 ///
 /// An interface without carrier takes frames and drops them without telling, unless queueing disciplines
 /// are bypassed; only [`crate::Link::tx_dropped`] counts them. Look at [`crate::Link::carrier`] first.
 pub struct Sendmmsg {
-    socket: OwnedFd,
-    ifindex: u32,
+    qdisc_bypass: bool,
+    sockets: Vec<Socket>,
     messages: Box<[libc::mmsghdr; BATCH]>,
     pieces: Box<[[libc::iovec; PIECES]; BATCH]>,
+}
+
+/// A packet socket bound to an interface.
+#[derive(Debug)]
+struct Socket {
+    fd: OwnedFd,
+    ifindex: u32,
 }
 
 // SAFETY: the pointers in `messages` lead to `pieces`, which moves with them on the heap, and those in
@@ -41,63 +48,107 @@ unsafe impl Send for Sendmmsg {}
 impl std::fmt::Debug for Sendmmsg {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Sendmmsg")
-            .field("socket", &self.socket)
-            .field("ifindex", &self.ifindex)
+            .field("sockets", &self.sockets)
             .finish_non_exhaustive()
     }
 }
 
 impl Sendmmsg {
-    /// Opens a transmitter for the interface `ifindex`, in the network namespace of the calling thread.
+    /// A transmitter without interfaces.
     ///
     /// `qdisc_bypass` hands frames to the driver without queueing disciplines: faster, but what the driver
     /// then drops is not always reported.
-    ///
-    /// # Errors
-    /// [`Error::Permission`] (CAP_NET_RAW), [`Error::NoInterface`], [`Error::Interface`].
-    pub fn open(ifindex: u32, qdisc_bypass: bool) -> Result<Sendmmsg, Error> {
-        let failed = |operation| move |source| Error::interface(operation, ifindex, source);
-        let socket = sys::socket(libc::AF_PACKET, libc::SOCK_RAW, 0)
-            .map_err(failed("open a packet socket"))?;
-        let fd = socket.as_fd();
-        set_send_buffer(fd).map_err(failed("set the send buffer"))?;
-        if qdisc_bypass {
-            sys::set_option(fd, libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, &1i32)
-                .map_err(failed("bypass queueing disciplines"))?;
-        }
-        sys::bind_packet(fd, ifindex, 0).map_err(failed("bind the packet socket"))?;
-        Ok(Sendmmsg {
-            socket,
-            ifindex,
+    pub fn new(qdisc_bypass: bool) -> Sendmmsg {
+        Sendmmsg {
+            qdisc_bypass,
+            sockets: Vec::new(),
             messages: Box::new([EMPTY_MESSAGE; BATCH]),
             pieces: Box::new([[EMPTY_PIECE; PIECES]; BATCH]),
-        })
+        }
     }
 
-    /// Sends at most [`BATCH`] frames. Counts those that it is done with.
+    /// A transmitter for one interface.
+    ///
+    /// # Errors
+    /// As [`Transmitter::set_interfaces`]: [`Error::Permission`] (CAP_NET_RAW), [`Error::NoInterface`], [`Error::Interface`].
+    pub fn open(ifindex: u32, qdisc_bypass: bool) -> Result<Sendmmsg, Error> {
+        let mut transmit = Sendmmsg::new(qdisc_bypass);
+        transmit.set_interfaces(&[ifindex])?;
+        Ok(transmit)
+    }
+
+    /// Whether everything that was sent to an interface has left its queues and those of its peer, as far as the kernel knows.
+    pub(crate) fn is_drained(&self, output: usize) -> bool {
+        let socket = self.sockets.get(output);
+        socket
+            .is_none_or(|socket| sys::unsent_bytes(socket.fd.as_fd()).is_ok_and(|bytes| bytes == 0))
+    }
+
+    /// Sends the frames of one output, beginning at place `from` of the call.
+    pub(crate) fn send_to(
+        &mut self,
+        output: usize,
+        frames: &[Outgoing<'_>],
+        from: usize,
+        report: &mut SendReport,
+    ) {
+        let Some(fd) = self.sockets.get(output).map(|socket| socket.fd.as_raw_fd()) else {
+            return;
+        };
+        let mut patience = Patience::default();
+        let mut places = [0_usize; BATCH];
+        let mut wanted = (from..).zip(frames.get(from..).unwrap_or_default());
+        loop {
+            let mut count = 0;
+            for (place, frame) in wanted.by_ref().filter(|(_, frame)| frame.goes_to(output)) {
+                places[count] = place;
+                self.fill(count, frame);
+                count += 1;
+                if count == BATCH {
+                    break;
+                }
+            }
+            if count == 0 {
+                return;
+            }
+            if let Err(errno) = self.send_batch(fd, frames, &places[..count], &mut patience, report)
+            {
+                let rest = wanted.filter(|(_, frame)| frame.goes_to(output));
+                rest.for_each(|(place, _)| report.refuse(place, errno));
+                return;
+            }
+        }
+    }
+
+    /// Sends the messages that are filled in. An error means that the interface takes nothing: all are counted then.
     fn send_batch(
         &mut self,
-        frames: &[[&[u8]; PIECES]],
+        fd: RawFd,
+        frames: &[Outgoing<'_>],
+        places: &[usize],
         patience: &mut Patience,
         report: &mut SendReport,
-    ) -> Result<(), Error> {
-        self.fill(frames);
+    ) -> Result<(), i32> {
         let mut done = 0;
-        while done < frames.len() {
-            match self.send_from(done, frames.len()) {
+        while let Some(&place) = places.get(done) {
+            match self.send_from(fd, done, places.len()) {
                 Ok(count) => {
-                    let sent = frames.iter().skip(done).take(count);
-                    report.sent_bytes += sent.map(|f| frame_len(f) as u64).sum::<u64>();
+                    let sent = places.iter().skip(done).take(count);
+                    let bytes = sent
+                        .filter_map(|place| frames.get(*place))
+                        .map(Outgoing::len);
+                    report.sent_bytes += bytes.sum::<usize>() as u64;
                     report.sent += count as u64;
                     done += count;
                 }
-                Err(errno) if patience.try_again(errno, self.as_fd(), report) => {}
+                Err(errno) if patience.try_again(errno, fd, report) => {}
                 Err(errno @ (libc::ENETDOWN | libc::ENXIO | libc::ENODEV)) => {
-                    let source = io::Error::from_raw_os_error(errno);
-                    return Err(Error::interface("send frames", self.ifindex, source));
+                    let rest = places.iter().skip(done);
+                    rest.for_each(|place| report.refuse(*place, errno));
+                    return Err(errno);
                 }
                 Err(errno) => {
-                    report.refuse(errno, 1);
+                    report.refuse(place, errno);
                     done += 1;
                 }
             }
@@ -105,33 +156,27 @@ impl Sendmmsg {
         Ok(())
     }
 
-    /// Points the messages to the frames.
-    fn fill(&mut self, frames: &[[&[u8]; PIECES]]) {
-        let slots = self.messages.iter_mut().zip(self.pieces.iter_mut());
-        for (frame, (message, pieces)) in frames.iter().zip(slots) {
-            for (slot, piece) in pieces.iter_mut().zip(frame) {
-                slot.iov_base = piece.as_ptr().cast_mut().cast();
-                slot.iov_len = piece.len();
-            }
-            message.msg_hdr.msg_iov = pieces.as_mut_ptr();
-            message.msg_hdr.msg_iovlen = PIECES;
+    /// Points a message to a frame.
+    fn fill(&mut self, at: usize, frame: &Outgoing<'_>) {
+        let (Some(message), Some(pieces)) = (self.messages.get_mut(at), self.pieces.get_mut(at))
+        else {
+            return;
+        };
+        for (slot, piece) in pieces.iter_mut().zip(&frame.pieces) {
+            slot.iov_base = piece.as_ptr().cast_mut().cast();
+            slot.iov_len = piece.len();
         }
+        message.msg_hdr.msg_iov = pieces.as_mut_ptr();
+        message.msg_hdr.msg_iovlen = PIECES;
     }
 
     /// One system call for the messages `from..to`: how many were sent, or the errno of the first.
-    fn send_from(&mut self, from: usize, to: usize) -> Result<usize, i32> {
+    fn send_from(&mut self, fd: RawFd, from: usize, to: usize) -> Result<usize, i32> {
         let messages = self.messages.get_mut(from..to).unwrap_or_default();
         let count = libc::c_uint::try_from(messages.len()).unwrap_or_default();
-        // SAFETY: `messages` are `count` headers that `fill` pointed to pieces of frames; `send` borrows
+        // SAFETY: `messages` are `count` headers that `fill` pointed to pieces of frames; `send_to` borrows
         // these for longer than this call, which only reads them, and writes the lengths in the headers.
-        let sent = unsafe {
-            libc::sendmmsg(
-                self.socket.as_raw_fd(),
-                messages.as_mut_ptr(),
-                count,
-                libc::MSG_DONTWAIT,
-            )
-        };
+        let sent = unsafe { libc::sendmmsg(fd, messages.as_mut_ptr(), count, libc::MSG_DONTWAIT) };
         match usize::try_from(sent) {
             // Not to be expected for a batch that is not empty; an error keeps the loop from spinning.
             Ok(0) => Err(libc::EIO),
@@ -143,42 +188,57 @@ impl Sendmmsg {
     }
 }
 
+impl Socket {
+    fn open(ifindex: u32, qdisc_bypass: bool) -> Result<Socket, Error> {
+        let failed = |operation| move |source| Error::interface(operation, ifindex, source);
+        let socket = sys::socket(libc::AF_PACKET, libc::SOCK_RAW, 0)
+            .map_err(failed("open a packet socket"))?;
+        let fd = socket.as_fd();
+        set_send_buffer(fd).map_err(failed("set the send buffer"))?;
+        if qdisc_bypass {
+            sys::set_option(fd, libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, &1i32)
+                .map_err(failed("bypass queueing disciplines"))?;
+        }
+        sys::bind_packet(fd, ifindex, 0).map_err(failed("bind the packet socket"))?;
+        Ok(Socket {
+            fd: socket,
+            ifindex,
+        })
+    }
+}
+
 impl Transmitter for Sendmmsg {
     fn name(&self) -> &'static str {
         "sendmmsg"
     }
 
-    fn send(&mut self, frames: &[[&[u8]; 3]], report: &mut SendReport) -> Result<(), Error> {
-        report.clear();
-        let mut patience = Patience::default();
-        for batch in frames.chunks(BATCH) {
-            if let Err(error) = self.send_batch(batch, &mut patience, report) {
-                let errno = if matches!(error, Error::LinkDown { .. }) {
-                    libc::ENETDOWN
-                } else {
-                    libc::ENODEV
-                };
-                report.refuse(errno, frames.len() as u64 - report.total());
-                return Err(error);
+    fn set_interfaces(&mut self, ifindexes: &[u32]) -> Result<(), Error> {
+        let known = |ifindex: &u32| self.sockets.iter().any(|socket| socket.ifindex == *ifindex);
+        let opened: Result<Vec<Socket>, Error> = ifindexes
+            .iter()
+            .filter(|ifindex| !known(ifindex))
+            .map(|ifindex| Socket::open(*ifindex, self.qdisc_bypass))
+            .collect();
+        let opened = opened?;
+        let mut sockets = std::mem::take(&mut self.sockets);
+        sockets.extend(opened);
+        for ifindex in ifindexes {
+            if let Some(at) = sockets.iter().position(|socket| socket.ifindex == *ifindex) {
+                self.sockets.push(sockets.swap_remove(at));
             }
         }
         Ok(())
     }
 
+    fn send(&mut self, frames: &[Outgoing<'_>], reports: &mut [SendReport]) {
+        for (output, report) in reports.iter_mut().enumerate() {
+            report.clear();
+            self.send_to(output, frames, 0, report);
+        }
+    }
+
     fn max_frame(&self) -> usize {
         MAX_FRAME
-    }
-}
-
-impl AsFd for Sendmmsg {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-}
-
-impl AsRawFd for Sendmmsg {
-    fn as_raw_fd(&self) -> RawFd {
-        self.socket.as_raw_fd()
     }
 }
 
@@ -192,7 +252,7 @@ struct Patience {
 
 impl Patience {
     /// Whether the frame that met `errno` is to be tried again, after the pause taken here.
-    fn try_again(&mut self, errno: i32, fd: BorrowedFd<'_>, report: &mut SendReport) -> bool {
+    fn try_again(&mut self, errno: i32, fd: RawFd, report: &mut SendReport) -> bool {
         match errno {
             libc::EINTR => return true,
             // A pending error of the socket, left from an interface that was down before, is told once.
@@ -218,9 +278,9 @@ impl Patience {
 }
 
 /// Whether the socket had room within [`QUEUE_TIMEOUT_MS`].
-fn wait_writable(fd: BorrowedFd<'_>) -> bool {
+fn wait_writable(fd: RawFd) -> bool {
     let mut entry = libc::pollfd {
-        fd: fd.as_raw_fd(),
+        fd,
         events: libc::POLLOUT,
         revents: 0,
     };
@@ -233,10 +293,6 @@ fn wait_writable(fd: BorrowedFd<'_>) -> bool {
 fn set_send_buffer(fd: BorrowedFd<'_>) -> io::Result<()> {
     sys::set_option(fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &SEND_BUFFER)
         .or_else(|_| sys::set_option(fd, libc::SOL_SOCKET, libc::SO_SNDBUF, &SEND_BUFFER))
-}
-
-fn frame_len(frame: &[&[u8]; PIECES]) -> usize {
-    frame.iter().map(|piece| piece.len()).sum()
 }
 
 const EMPTY_PIECE: libc::iovec = libc::iovec {

@@ -69,6 +69,13 @@ pub(crate) fn get_int(fd: BorrowedFd<'_>, level: i32, name: i32) -> io::Result<i
     check(result).map(|_| value)
 }
 
+/// Bytes that a socket has sent and the kernel has not let go of yet (SIOCOUTQ).
+pub(crate) fn unsent_bytes(fd: BorrowedFd<'_>) -> io::Result<i32> {
+    let mut value: libc::c_int = 0;
+    // SAFETY: SIOCOUTQ writes one int, to `value`.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCOUTQ, &raw mut value) }).map(|_| value)
+}
+
 /// The counters of a TPACKET_V3 socket since the last call.
 pub(crate) fn packet_statistics(fd: BorrowedFd<'_>) -> io::Result<libc::tpacket_stats_v3> {
     let mut value = libc::tpacket_stats_v3 {

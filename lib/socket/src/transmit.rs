@@ -2,24 +2,59 @@
 
 use crate::Error;
 
-/// Sends bursts of frames out of one interface.
+/// Most interfaces that one transmitter sends to.
+pub const MAX_OUTPUTS: usize = 12;
+
+/// A frame, and where it is to go.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Outgoing<'f> {
+    /// Its bytes from the destination MAC address on, in three pieces that are sent one behind the other; any
+    /// of them may be empty.
+    pub pieces: [&'f [u8]; 3],
+    /// Bit i is set when it goes to the i-th of the transmitter's interfaces.
+    pub outputs: u16,
+}
+
+impl Outgoing<'_> {
+    /// Bytes of the frame.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.pieces.iter().map(|piece| piece.len()).sum()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether it goes to the i-th interface.
+    #[inline]
+    pub fn goes_to(&self, output: usize) -> bool {
+        self.outputs & (1 << output) != 0
+    }
+}
+
+/// Sends bursts of frames out of one or several interfaces.
 ///
-/// Frames leave in the order given. A frame is three pieces that are sent one behind the other; any of
-/// them may be empty.
+/// At each interface frames leave in the order given.
 pub trait Transmitter: std::fmt::Debug + Send {
     /// The name under which this way of sending is chosen and shown.
     fn name(&self) -> &'static str;
 
-    /// Sends `frames` and says in `report`, which is cleared first, what became of each of them: after the
-    /// call, also after a failed one, `report.total()` is exactly `frames.len()`.
-    ///
-    /// A frame that cannot be sent is counted by its reason and does not keep the others from being sent.
-    /// The call may wait for room in a queue, up to 100 ms.
+    /// Sends to these interfaces from now on, at most [`MAX_OUTPUTS`], in the network namespace of the calling
+    /// thread. An interface that was there before is not disturbed by others that come and go.
     ///
     /// # Errors
-    /// [`Error::LinkDown`] or [`Error::NoInterface`] when the interface is down or gone. The frames that were
-    /// not sent are then counted under that reason.
-    fn send(&mut self, frames: &[[&[u8]; 3]], report: &mut SendReport) -> Result<(), Error>;
+    /// When one of the interfaces cannot be sent to in this way; the error names it. The interfaces are then those from before.
+    fn set_interfaces(&mut self, ifindexes: &[u32]) -> Result<(), Error>;
+
+    /// Sends `frames` and says in `reports`, which are cleared first, what became of each of them: the i-th
+    /// report is about the i-th interface, and its `total()` is after the call exactly the number of frames that go there.
+    ///
+    /// A frame that cannot be sent is counted by its reason and does not keep the others from being sent,
+    /// and an interface that is down or gone does not keep frames from the others. The call may wait for room in a
+    /// queue, up to 100 ms.
+    fn send(&mut self, frames: &[Outgoing<'_>], reports: &mut [SendReport]);
 
     /// The longest frame that this way of sending can carry, in bytes from the destination MAC address on.
     /// The MTU of the interface may allow less.
@@ -41,12 +76,15 @@ pub enum Fate {
     LinkDown,
     /// The interface is gone (ENXIO, ENODEV).
     NoInterface,
+    /// This way of sending does not reach the interface, or not any more. The frame did not leave, and neither did a later one,
+    /// so that all of them can be sent in another way without loss, in order.
+    Unreachable,
     /// Refused for another reason.
     Other,
 }
 
 impl Fate {
-    fn of(errno: i32) -> Fate {
+    pub(crate) fn of(errno: i32) -> Fate {
         match errno {
             libc::ENOBUFS | libc::EAGAIN => Fate::NoBuffer,
             libc::EMSGSIZE => Fate::Oversize,
@@ -75,6 +113,8 @@ pub struct SendReport {
     pub link_down: u64,
     /// The interface is gone (ENXIO, ENODEV).
     pub no_interface: u64,
+    /// Not sent, because this way of sending does not reach the interface: see [`Fate::Unreachable`].
+    pub unreachable: u64,
     /// Refused for another reason.
     pub other: u64,
     /// The errno of the last frame in `other`; 0 if there was none.
@@ -98,6 +138,7 @@ impl SendReport {
             + self.malformed
             + self.link_down
             + self.no_interface
+            + self.unreachable
             + self.other
     }
 
@@ -123,22 +164,39 @@ impl SendReport {
         self.exceptions.clear();
     }
 
-    /// Counts the next `frames`, which were refused with `errno`.
-    pub(crate) fn refuse(&mut self, errno: i32, frames: u64) {
-        let (fate, first) = (Fate::of(errno), self.total());
-        self.exceptions
-            .extend((first..first + frames).map(|place| (place, fate)));
+    /// Counts a frame that was sent.
+    #[inline]
+    pub(crate) fn add_sent(&mut self, bytes: u64) {
+        self.sent += 1;
+        self.sent_bytes += bytes;
+    }
+
+    /// Counts the frame at this place in the call, beyond all that were counted as not sent before, which was refused with `errno`.
+    pub(crate) fn refuse(&mut self, index: usize, errno: i32) {
+        let fate = Fate::of(errno);
+        if fate == Fate::Other {
+            self.last_errno = errno;
+        }
+        self.fail(index, fate);
+    }
+
+    /// The same with the fate itself.
+    pub(crate) fn fail(&mut self, index: usize, fate: Fate) {
         let counter = match fate {
             Fate::NoBuffer => &mut self.enobufs,
             Fate::Oversize => &mut self.oversize,
             Fate::Malformed => &mut self.malformed,
             Fate::LinkDown => &mut self.link_down,
             Fate::NoInterface => &mut self.no_interface,
-            Fate::Sent | Fate::Other => {
-                self.last_errno = errno;
-                &mut self.other
-            }
+            Fate::Unreachable => &mut self.unreachable,
+            Fate::Sent | Fate::Other => &mut self.other,
         };
-        *counter += frames;
+        *counter += 1;
+        self.exceptions.push((index as u64, fate));
+    }
+
+    /// Whether the interface cannot be sent to at present: it is down, or gone.
+    pub fn interrupted(&self) -> bool {
+        self.link_down + self.no_interface > 0
     }
 }

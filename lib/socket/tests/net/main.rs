@@ -12,5 +12,6 @@ mod capture;
 mod filters;
 mod links;
 mod namespace;
+mod programs;
 mod tcp;
 mod transmit;

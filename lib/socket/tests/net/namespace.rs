@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use fluxcap_socket::{
-    CaptureOptions, Link, LinkWatch, PacketCapture, SendReport, Sendmmsg, Transmitter, poll,
+    CaptureOptions, Link, LinkWatch, Outgoing, PacketCapture, SendReport, Transmitter, poll,
 };
 use nix::sched::{CloneFlags, unshare};
 use std::os::fd::AsFd;
@@ -150,28 +150,42 @@ pub(crate) fn numbered(number: u32, len: usize) -> Vec<u8> {
     frame
 }
 
-/// Sends whole frames; returns the report and the result.
-pub(crate) fn try_send(
-    transmit: &mut Sendmmsg,
+/// Sends whole frames to the only interface of the transmitter; returns the report.
+pub(crate) fn try_send(transmit: &mut dyn Transmitter, frames: &[Vec<u8>]) -> SendReport {
+    let outputs = vec![1; frames.len()];
+    let [report] = send_to(transmit, frames, &outputs);
+    report
+}
+
+/// Sends whole frames, each to the interfaces given by bits; returns the reports.
+pub(crate) fn send_to<const N: usize>(
+    transmit: &mut dyn Transmitter,
     frames: &[Vec<u8>],
-) -> (SendReport, Result<(), fluxcap_socket::Error>) {
-    let mut report = SendReport::default();
+    outputs: &[u16],
+) -> [SendReport; N] {
+    let mut reports = [const { () }; N].map(|()| SendReport::default());
     // Cut at odd places: the pieces must not show on the wire.
-    let pieces: Vec<[&[u8]; 3]> = frames
+    let outgoing: Vec<Outgoing<'_>> = frames
         .iter()
-        .map(|f| {
+        .zip(outputs)
+        .map(|(f, outputs)| {
             let (a, b) = (f.len().min(12), f.len().min(16));
-            [&f[..a], &f[a..b], &f[b..]]
+            Outgoing {
+                pieces: [&f[..a], &f[a..b], &f[b..]],
+                outputs: *outputs,
+            }
         })
         .collect();
-    let result = transmit.send(&pieces, &mut report);
-    assert_eq!(report.total(), frames.len() as u64, "{report:?}");
-    (report, result)
+    transmit.send(&outgoing, &mut reports);
+    for (output, report) in reports.iter().enumerate() {
+        let wanted = outgoing.iter().filter(|frame| frame.goes_to(output));
+        assert_eq!(report.total(), wanted.count() as u64, "{report:?}");
+    }
+    reports
 }
 
 /// Sends whole frames, all of which must be taken.
-pub(crate) fn send(transmit: &mut Sendmmsg, frames: &[Vec<u8>]) {
-    let (report, result) = try_send(transmit, frames);
-    result.unwrap();
+pub(crate) fn send(transmit: &mut dyn Transmitter, frames: &[Vec<u8>]) {
+    let report = try_send(transmit, frames);
     assert_eq!(report.sent, frames.len() as u64, "{report:?}");
 }

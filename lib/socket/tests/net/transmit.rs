@@ -1,6 +1,6 @@
 //! Transmit: every frame is sent or counted, whatever happens to the interface.
 
-use fluxcap_socket::{CaptureOptions, Error, PacketCapture, Sendmmsg, Transmitter};
+use fluxcap_socket::{CaptureOptions, PacketCapture, Sendmmsg, Transmitter};
 
 use crate::namespace::*;
 
@@ -27,8 +27,7 @@ fn oversize_and_runt_frames_in_a_batch_do_not_stop_the_others() {
                     _ => numbered(n, 60),
                 })
                 .collect();
-            let (report, result) = try_send(&mut transmit, &frames);
-            result.unwrap();
+            let report = try_send(&mut transmit, &frames);
             assert_eq!(
                 (report.sent, report.oversize, report.malformed),
                 (210, 60, 30)
@@ -48,8 +47,7 @@ fn empty_call_and_empty_frame_are_harmless() {
         let (_a, b) = veth_pair();
         let mut transmit = Sendmmsg::open(b.index, false).unwrap();
         send(&mut transmit, &[]);
-        let (report, result) = try_send(&mut transmit, &[Vec::new()]);
-        result.unwrap();
+        let report = try_send(&mut transmit, &[Vec::new()]);
         assert_eq!(report.malformed, 1);
         assert_eq!(transmit.name(), "sendmmsg");
         assert!(transmit.max_frame() > 65_535);
@@ -68,8 +66,7 @@ fn interface_down_ends_the_call_with_every_frame_counted_and_up_heals_it() {
             ip("link set dev b down");
             let frames: Vec<_> = (0..200).map(|n| numbered(n, 60)).collect();
             for _ in 0..2 {
-                let (report, result) = try_send(&mut transmit, &frames);
-                assert!(matches!(result, Err(Error::LinkDown { .. })), "{result:?}");
+                let report = try_send(&mut transmit, &frames);
                 assert_eq!((report.sent, report.link_down), (0, 200));
             }
             ip("link set dev b up");
@@ -85,11 +82,7 @@ fn deleted_interface_ends_the_call_with_every_frame_counted() {
         let mut transmit = Sendmmsg::open(b.index, false).unwrap();
         ip("link del dev b");
         let frames: Vec<_> = (0..200).map(|n| numbered(n, 60)).collect();
-        let (report, result) = try_send(&mut transmit, &frames);
-        assert!(
-            matches!(result, Err(Error::NoInterface { .. })),
-            "{result:?}"
-        );
+        let report = try_send(&mut transmit, &frames);
         assert_eq!((report.sent, report.no_interface), (0, 200));
     });
 }
@@ -106,9 +99,8 @@ fn full_queue_is_retried_within_bounds_then_counted() {
         let mut transmit = Sendmmsg::open(b.index, false).unwrap();
         let frames: Vec<_> = (0..500).map(|n| numbered(n, 1000)).collect();
         let start = std::time::Instant::now();
-        let (report, result) = try_send(&mut transmit, &frames);
+        let report = try_send(&mut transmit, &frames);
         let took = start.elapsed();
-        result.unwrap();
         assert!(report.enobufs > 0 && report.sent > 0, "{report:?}");
         assert_eq!(report.retries, 3);
         assert_eq!(report.sent + report.enobufs, 500);
@@ -134,8 +126,7 @@ fn frames_sent_without_carrier_are_refused_or_shown_as_dropped_by_the_driver() {
             ip("link set dev a down");
             wait_until("loss of carrier", || !link("b").carrier);
             let frames: Vec<_> = (0..64).map(|n| numbered(n, 60)).collect();
-            let (report, result) = try_send(&mut transmit, &frames);
-            result.unwrap();
+            let report = try_send(&mut transmit, &frames);
             let dropped = link("b").tx_dropped - before;
             println!(
                 "without carrier, bypass {bypass}: {report:?}, dropped by the driver {dropped}"
@@ -150,7 +141,6 @@ fn frames_sent_without_carrier_are_refused_or_shown_as_dropped_by_the_driver() {
 #[test]
 fn transmitter_receives_nothing() {
     in_namespace(|| {
-        use std::os::fd::AsFd;
         let (a, b) = veth_pair();
         let transmit = Sendmmsg::open(b.index, false).unwrap();
         let mut capture = capture_on(&b);
@@ -159,8 +149,17 @@ fn transmitter_receives_nothing() {
             &vec![numbered(1, 60); 100],
         );
         assert_eq!(read(&mut capture, 100).len(), 100);
-        let ready = fluxcap_socket::poll(&[transmit.as_fd()], std::time::Duration::from_millis(5));
-        assert!(ready.unwrap().is_empty());
+        // Columns: address, references, type, protocol, interface, running, bytes received, user, inode.
+        let sockets = std::fs::read_to_string("/proc/thread-self/net/packet").unwrap();
+        let silent = sockets
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let silent: Vec<_> = silent.filter(|columns| columns[3] == "0000").collect();
+        assert!(
+            !silent.is_empty() && silent.iter().all(|columns| columns[6] == "0"),
+            "{sockets}"
+        );
+        drop(transmit);
     });
 }
 

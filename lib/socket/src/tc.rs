@@ -1,0 +1,157 @@
+//! Sending by a BPF program for traffic control that clones one socket buffer: `bpf/tc.bpf.c`.
+
+use std::os::fd::AsFd;
+
+use aya::Ebpf;
+use aya::programs::{Program, SchedClassifier};
+
+use crate::area::{Area, RESULTS};
+use crate::bpf::{self, LOAD, Run};
+use crate::{Error, Fate, MAX_OUTPUTS, Outgoing, SendReport, Sendmmsg, Transmitter};
+
+/// The longest frame, as the program has it.
+const LONGEST: usize = 16 << 10;
+/// Bytes of the socket buffer at first: the shortest that the kernel makes, and some room.
+const TEMPLATE: usize = 64;
+/// Results beyond errors (`linux/netdevice.h`): the frame was dropped; it was taken, and the queue is getting full.
+const NET_XMIT_DROP: i32 = 1;
+const NET_XMIT_CN: i32 = 2;
+
+/// A transmitter by clones of a socket buffer; works with every driver.
+///
+/// At most 64 frames are sent in one system call: more would overrun the queue behind a veth, which the kernel only empties
+/// at the end. Frames longer than 16 KiB go through packet sockets.
+#[derive(Debug)]
+pub struct Tc {
+    ebpf: Ebpf,
+    area: Area,
+    interfaces: usize,
+    long: Sendmmsg,
+}
+
+impl Tc {
+    /// Loads the program. Its descriptor is all that is needed from then on.
+    ///
+    /// # Errors
+    /// [`Error::Permission`] (CAP_BPF, CAP_NET_ADMIN); [`Error::System`] when the kernel is too old (before 5.17).
+    pub fn new() -> Result<Tc, Error> {
+        let object = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tc.bpf.o"));
+        let mut ebpf = bpf::load(object, LOAD)?;
+        let area = Area::new(bpf::array(&mut ebpf, "frames")?)?;
+        let program: &mut SchedClassifier = bpf::program(&mut ebpf, "send")?;
+        program
+            .load()
+            .map_err(bpf::failed("load a BPF program for traffic control", LOAD))?;
+        Ok(Tc {
+            ebpf,
+            area,
+            interfaces: 0,
+            long: Sendmmsg::new(false),
+        })
+    }
+
+    /// One system call: as many of the frames from `first` on as fit. Returns the place behind them.
+    fn send_some(
+        &mut self,
+        frames: &[Outgoing<'_>],
+        first: usize,
+        reports: &mut [SendReport],
+    ) -> usize {
+        self.area.begin();
+        let known = (1_u16 << self.interfaces) - 1;
+        let mut end = first;
+        while let Some(frame) = frames.get(end) {
+            let outputs = frame.outputs & known;
+            let fits = frame.len() <= LONGEST
+                && self.area.attempts() + outputs.count_ones() as usize <= RESULTS;
+            if outputs != 0 && !(fits && self.area.push(frame, outputs)) {
+                break;
+            }
+            end += 1;
+        }
+        if end == first {
+            return self.send_long(frames, first, reports);
+        }
+        let errno = self.run().err().unwrap_or(libc::EIO);
+        let mut attempt = 0;
+        for (place, frame) in (first..end).zip(frames.get(first..end).unwrap_or_default()) {
+            for (output, report) in reports.iter_mut().enumerate().take(self.interfaces) {
+                if !frame.goes_to(output) {
+                    continue;
+                }
+                if attempt < self.area.attempted() {
+                    count(self.area.result(attempt), place, frame, report);
+                } else {
+                    report.refuse(place, errno);
+                }
+                attempt += 1;
+            }
+        }
+        end
+    }
+
+    fn send_long(
+        &mut self,
+        frames: &[Outgoing<'_>],
+        place: usize,
+        reports: &mut [SendReport],
+    ) -> usize {
+        let one = frames.get(..=place).unwrap_or_default();
+        for (output, report) in reports.iter_mut().enumerate().take(self.interfaces) {
+            self.long.send_to(output, one, place, report);
+        }
+        place + 1
+    }
+
+    fn run(&mut self) -> Result<(), i32> {
+        self.area.end();
+        let Some(Program::SchedClassifier(program)) = self.ebpf.program("send") else {
+            return Err(libc::ENOENT);
+        };
+        let fd = program.fd().map_err(|_| libc::EBADF)?;
+        let run = Run {
+            data: &[0; TEMPLATE],
+            repeat: 1,
+            flags: 0,
+            batch: 0,
+        };
+        bpf::run(fd.as_fd(), run).map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))
+    }
+}
+
+/// Counts a frame by what the kernel said of its clone.
+fn count(result: i32, place: usize, frame: &Outgoing<'_>, report: &mut SendReport) {
+    match result {
+        0 | NET_XMIT_CN => report.add_sent(frame.len() as u64),
+        NET_XMIT_DROP => report.fail(place, Fate::NoBuffer),
+        error => match error.saturating_neg() {
+            libc::ENOMEM => report.fail(place, Fate::NoBuffer),
+            errno => report.refuse(place, errno),
+        },
+    }
+}
+
+impl Transmitter for Tc {
+    fn name(&self) -> &'static str {
+        "tc"
+    }
+
+    fn set_interfaces(&mut self, ifindexes: &[u32]) -> Result<(), Error> {
+        self.long.set_interfaces(ifindexes)?;
+        self.area.set_interfaces(ifindexes);
+        self.interfaces = ifindexes.len().min(MAX_OUTPUTS);
+        Ok(())
+    }
+
+    fn send(&mut self, frames: &[Outgoing<'_>], reports: &mut [SendReport]) {
+        reports.iter_mut().for_each(SendReport::clear);
+        let mut next = 0;
+        while next < frames.len() {
+            next = self.send_some(frames, next, reports);
+        }
+    }
+
+    fn max_frame(&self) -> usize {
+        self.long.max_frame()
+    }
+}
