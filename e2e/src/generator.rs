@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
-use fluxcap_socket::{SendReport, Sendmmsg, Transmitter};
+use fluxcap_socket::{Outgoing, SendReport, Sendmmsg, Transmitter};
 
 use crate::link::counters;
 use crate::netns::{Netns, enter};
@@ -285,8 +285,8 @@ impl Output {
         let Some(socket) = &mut self.socket else {
             return 0;
         };
-        let (report, result) = transmit(socket, frames);
-        if result.is_err() {
+        let report = transmit(socket, frames);
+        if report.interrupted() {
             self.socket = None;
         }
         report.sent
@@ -301,11 +301,11 @@ impl Output {
 pub fn send_frames(netns: &Netns, device: &str, frames: &[Vec<u8>]) {
     let mut socket = netns.run(|| open(device));
     for chunk in frames.chunks(64) {
-        let (report, result) = transmit(&mut socket, chunk);
+        let report = transmit(&mut socket, chunk);
         assert_eq!(
             report.refused(),
             0,
-            "the kernel refused frames on {device}: {report:?}, {result:?}"
+            "the kernel refused frames on {device}: {report:?}"
         );
     }
 }
@@ -328,17 +328,17 @@ pub(crate) fn index_of(device: &str) -> u32 {
 }
 
 /// Hands frames to the kernel.
-fn transmit(
-    socket: &mut Sendmmsg,
-    frames: &[Vec<u8>],
-) -> (SendReport, Result<(), fluxcap_socket::Error>) {
-    let pieces: Vec<[&[u8]; 3]> = frames
+fn transmit(socket: &mut Sendmmsg, frames: &[Vec<u8>]) -> SendReport {
+    let frames: Vec<Outgoing<'_>> = frames
         .iter()
-        .map(|frame| [frame.as_slice(), &[], &[]])
+        .map(|frame| Outgoing {
+            pieces: [frame.as_slice(), &[], &[]],
+            outputs: 1,
+        })
         .collect();
     let mut report = SendReport::default();
-    let result = socket.send(&pieces, &mut report);
-    (report, result)
+    socket.send(&frames, std::slice::from_mut(&mut report));
+    report
 }
 
 #[cfg(test)]
