@@ -6,7 +6,7 @@
 //!  I2 rxd     received                   = published by source  + drops by reason
 //!  I3 ring    published by source        = sequence numbers
 //!  I4 reader  frames passed              = delivered            + lapped + corrupt + skipped
-//!  I5 output  delivered                  = sent or written      + drops by outcome
+//!  I5 output  delivered + copied         = sent or written      + drops by outcome
 //! ```
 //!
 //! Two looks are taken, and what lies downstream comes from the first: frames that move on in between make a residual

@@ -10,7 +10,7 @@ const EXAMPLES: &str = "\
 Examples:
   fluxctl ring create cisco --size 100m              make a ring
   fluxctl rx add eth1 cisco                          capture eth1 into it
-  fluxctl tx add cisco eth2                          and replicate it to eth2
+  fluxctl tx add cisco eth2,eth3                     and replicate it to eth2 and eth3
   fluxctl rx add eth1,eth4 both --vlan-push eth1=100,eth4=200
   fluxctl io                                         live rates, drops, lag of each reader
   fluxctl capture cisco -w - | tcpdump -nr -         frames straight from the ring
@@ -40,7 +40,7 @@ pub(crate) enum Command {
     /// Captures: from interfaces into a ring
     #[command(subcommand)]
     Rx(rx::Command),
-    /// Transmits: from rings to an interface
+    /// Transmits: from rings to interfaces
     #[command(subcommand)]
     Tx(tx::Command),
     /// Live rates, drops, and lag and loss of each reader, straight from the rings

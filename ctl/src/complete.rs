@@ -8,7 +8,7 @@ use crate::resource::{self, Kind};
 use clap::{Args, CommandFactory, FromArgMatches, ValueEnum};
 use clap_complete::engine::CompletionCandidate;
 use clap_complete::env::Shells;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::time::Duration;
 
 /// The environment variable by which the shell's script asks this program for completions.
@@ -59,23 +59,52 @@ pub(crate) fn run(args: &Completion) -> Result<(), Failure> {
 
 /// Rings, from their directory: no daemon is needed.
 pub(crate) fn rings() -> Vec<CompletionCandidate> {
-    let names = globals()
-        .and_then(|globals| globals.rings().list().ok())
-        .unwrap_or_default();
-    names
-        .iter()
-        .map(|name| CompletionCandidate::new(name.to_string()))
+    ring_names()
+        .into_iter()
+        .map(CompletionCandidate::new)
         .collect()
 }
 
-/// Network interfaces of this namespace.
-pub(crate) fn interfaces() -> Vec<CompletionCandidate> {
+/// Rings with commas between, of which `typed` is the beginning.
+pub(crate) fn ring_list(typed: &OsStr) -> Vec<CompletionCandidate> {
+    list(typed, ring_names())
+}
+
+/// Network interfaces of this namespace with commas between, of which `typed` is the beginning.
+pub(crate) fn interface_list(typed: &OsStr) -> Vec<CompletionCandidate> {
     let Ok(entries) = std::fs::read_dir("/sys/class/net") else {
         return Vec::new();
     };
-    entries
+    // Not all that is there is an interface: the file bonding_masters is none.
+    let interfaces = entries
         .flatten()
-        .map(|entry| CompletionCandidate::new(entry.file_name()))
+        .filter(|entry| entry.path().join("ifindex").exists());
+    list(
+        typed,
+        interfaces.filter_map(|entry| entry.file_name().into_string().ok()),
+    )
+}
+
+fn ring_names() -> Vec<String> {
+    globals()
+        .and_then(|globals| globals.rings().list().ok())
+        .unwrap_or_default()
+        .iter()
+        .map(ToString::to_string)
+        .collect()
+}
+
+/// What the last name of the list `typed` can become; no name is offered twice.
+fn list(typed: &OsStr, names: impl IntoIterator<Item = String>) -> Vec<CompletionCandidate> {
+    let Some(typed) = typed.to_str() else {
+        return Vec::new();
+    };
+    let begun = typed.rfind(',').map_or(0, |comma| comma + 1);
+    let (chosen, begun) = typed.split_at(begun);
+    names
+        .into_iter()
+        .filter(|name| name.starts_with(begun) && !chosen.split(',').any(|one| one == name))
+        .map(|name| CompletionCandidate::new(format!("{chosen}{name}")))
         .collect()
 }
 
@@ -106,4 +135,26 @@ fn globals() -> Option<Globals> {
         .try_get_matches_from(typed.chain(std::iter::empty::<OsString>()))
         .ok()?;
     Globals::from_arg_matches(&matches).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offered(typed: &str) -> Vec<String> {
+        let names = ["eth1", "eth2", "wlan0"].map(str::to_owned);
+        list(OsStr::new(typed), names)
+            .iter()
+            .map(|candidate| candidate.get_value().to_string_lossy().into_owned())
+            .collect()
+    }
+
+    #[test]
+    fn the_last_name_of_a_list_completes_to_one_that_is_not_in_it() {
+        assert_eq!(offered(""), ["eth1", "eth2", "wlan0"]);
+        assert_eq!(offered("w"), ["wlan0"]);
+        assert_eq!(offered("eth2,e"), ["eth2,eth1"]);
+        assert_eq!(offered("eth2,wlan0,"), ["eth2,wlan0,eth1"]);
+        assert!(offered("eth1,x").is_empty());
+    }
 }

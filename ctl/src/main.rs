@@ -30,6 +30,7 @@ mod output;
 mod resource;
 mod ring;
 mod rx;
+mod scheduling;
 mod status;
 mod tx;
 

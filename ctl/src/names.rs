@@ -1,6 +1,8 @@
 //! Enumerations of the API as the words that people use.
 
-use fluxcap_proto::v1::{Direction, FilterVlan, OversizePolicy, RingMode, SampleMode, State};
+use fluxcap_proto::v1::{
+    Direction, FilterVlan, Latency, OversizePolicy, RingMode, SampleMode, State,
+};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -43,6 +45,7 @@ fn word(parent: &str, key: &str, number: i32) -> Option<&'static str> {
         (_, "direction") => Some(direction(number)),
         (_, "filter_vlan") => Some(filter_vlan(number)),
         (_, "oversize") => Some(oversize(number)),
+        (_, "latency") => Some(latency(number)),
         ("sample", "mode") => Some(sample_mode(number)),
         (_, "mode") => Some(ring_mode(number)),
         _ => None,
@@ -81,6 +84,29 @@ pub(crate) fn oversize(number: i32) -> &'static str {
     }
 }
 
+pub(crate) fn latency(number: i32) -> &'static str {
+    match Latency::try_from(number) {
+        Ok(Latency::Low) => "low",
+        _ => "normal",
+    }
+}
+
+/// The wanted backend of a spec.
+pub(crate) fn io(word: &str) -> &str {
+    if word.is_empty() { "auto" } else { word }
+}
+
+/// The words with commas between, each once, without those that are empty.
+pub(crate) fn distinct<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
+    let mut known: Vec<&str> = Vec::new();
+    for word in words {
+        if !word.is_empty() && !known.contains(&word) {
+            known.push(word);
+        }
+    }
+    known.join(",")
+}
+
 pub(crate) fn sample_mode(number: i32) -> &'static str {
     match SampleMode::try_from(number) {
         Ok(SampleMode::Flow) => "flow",
@@ -114,6 +140,7 @@ mod tests {
         };
         let spec = CaptureSpec {
             direction: Direction::Both.into(),
+            latency: Latency::Low.into(),
             edits: Some(edits),
             ..Default::default()
         };
@@ -128,6 +155,7 @@ mod tests {
         });
         assert_eq!(value["status"]["state"], "waiting");
         assert_eq!(value["spec"]["direction"], "both");
+        assert_eq!(value["spec"]["latency"], "low");
         assert_eq!(value["spec"]["edits"]["filter_vlan"], "exact");
         assert_eq!(value["spec"]["edits"]["sample"]["mode"], "flow");
         assert_eq!(value["spec"]["edits"]["sample"]["one_in"], 2);

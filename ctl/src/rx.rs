@@ -4,9 +4,9 @@ use crate::connect::{Globals, block_on};
 use crate::exit::Failure;
 use crate::output::{Block, by_reason, count};
 use crate::resource::{self, Kind, Reply};
-use crate::{complete, edits, names};
+use crate::{complete, edits, names, scheduling};
 use clap::{Args, Subcommand};
-use clap_complete::ArgValueCandidates;
+use clap_complete::{ArgValueCandidates, ArgValueCompleter};
 use fluxcap_options::{CaptureArgs, CaptureWork};
 use fluxcap_proto::v1::capture_service_client::CaptureServiceClient;
 use fluxcap_proto::v1::{
@@ -46,7 +46,7 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 pub(crate) struct Add {
     /// Interfaces, several with commas between
-    #[arg(value_name = "IFACE[,IFACE...]", add = ArgValueCandidates::new(complete::interfaces))]
+    #[arg(value_name = "IFACE[,IFACE...]", add = ArgValueCompleter::new(complete::interface_list))]
     interfaces: String,
 
     /// Ring that gets the frames
@@ -171,6 +171,7 @@ impl Kind for Capture {
         "INTERFACES",
         "RING",
         "STATE",
+        "IO",
         ">RECEIVED",
         ">PUBLISHED",
         ">KERNEL DROPS",
@@ -230,6 +231,7 @@ impl Kind for Capture {
             interfaces.join(","),
             spec.ring,
             names::state(status.state).to_owned(),
+            names::distinct(status.interfaces.iter().map(|it| it.io.as_str())),
             count(status.received_frames),
             count(status.published_frames),
             count(status.kernel_dropped_frames),
@@ -268,6 +270,12 @@ fn facts(name: &str, spec: &CaptureSpec, status: &CaptureStatus) -> Vec<(&'stati
             }
             .to_owned(),
         ),
+        ("io", names::io(&spec.io).to_owned()),
+        ("threads", spec.threads.max(1).to_string()),
+        (
+            "scheduling",
+            scheduling::options(spec.latency, spec.scheduling.as_ref()),
+        ),
         ("edits", edits::options(spec.edits.as_ref())),
         ("filter runs in", status.filter_at.clone()),
         ("kernel buffer", size_or_default(spec.buffer_bytes)),
@@ -292,6 +300,8 @@ fn interfaces(spec: &CaptureSpec, status: &CaptureStatus) -> Block {
         ">FREEZES",
         "TAG",
         "REASON",
+        "IO",
+        "WHY",
     ];
     let rows = spec.interfaces.iter().map(|interface| {
         let known = status
@@ -313,6 +323,8 @@ fn interfaces(spec: &CaptureSpec, status: &CaptureStatus) -> Block {
                 .map(edits::tag_text)
                 .unwrap_or_default(),
             status.reason,
+            status.io,
+            status.io_reason,
         ]
     });
     Block::Rows(header, rows.collect())
@@ -325,7 +337,7 @@ mod tests {
     use crate::output::{Report, render};
     use crate::resource::{Listed as Captures, Shown as OneCapture};
     use clap::Parser;
-    use fluxcap_proto::v1::{State, VlanTag};
+    use fluxcap_proto::v1::{CaptureInterfaceStatus, State, VlanTag};
 
     #[derive(Debug, Parser)]
     struct Cli {
@@ -420,9 +432,16 @@ mod tests {
             ring: "cisco".into(),
             ..Default::default()
         };
+        let tap = CaptureInterfaceStatus {
+            name: "eth1".into(),
+            io: "packet".into(),
+            io_reason: "leaves the host its frames".into(),
+            ..Default::default()
+        };
         let status = CaptureStatus {
             state: State::Waiting.into(),
             reason: "no interface eth1".into(),
+            interfaces: vec![tap],
             ..Default::default()
         };
         let capture = Capture {
@@ -431,11 +450,12 @@ mod tests {
             status: Some(status),
         };
         let text = render(&Captures(vec![capture.clone()]).blocks());
-        assert!(
-            text.contains("waiting") && text.contains("no interface eth1"),
-            "{text}"
-        );
+        for part in ["waiting", "no interface eth1", "packet"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
         let text = render(&OneCapture(capture).blocks());
-        assert!(text.contains("INTERFACE") && text.contains("100"), "{text}");
+        for part in ["INTERFACE", "100", "leaves the host its frames"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
     }
 }

@@ -1,12 +1,12 @@
-//! `fluxctl tx`: transmits from rings to an interface, through txd.
+//! `fluxctl tx`: transmits from rings to interfaces, through txd.
 
 use crate::connect::{Globals, block_on};
 use crate::exit::Failure;
 use crate::output::{Block, by_reason, count};
 use crate::resource::{self, Kind, Reply};
-use crate::{complete, edits, names};
+use crate::{complete, edits, names, scheduling};
 use clap::{Args, Subcommand};
-use clap_complete::ArgValueCandidates;
+use clap_complete::{ArgValueCandidates, ArgValueCompleter};
 use fluxcap_options::{TransmitArgs, TransmitWork};
 use fluxcap_proto::v1::start::At;
 use fluxcap_proto::v1::transmit_service_client::TransmitServiceClient;
@@ -21,12 +21,12 @@ use tonic::transport::Channel;
 /// `fluxctl tx ...`
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Transmit rings to an interface
+    /// Transmit rings to interfaces
     Add(Add),
     /// List all transmits
     #[command(visible_alias = "ls")]
     List,
-    /// Show one transmit: rings, edits, counters
+    /// Show one transmit: interfaces, rings, edits, counters
     Show {
         /// Name of the transmit
         #[arg(add = ArgValueCandidates::new(complete::known::<Transmit>))]
@@ -47,11 +47,11 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 pub(crate) struct Add {
     /// Rings, several with commas between; they are merged by timestamp
-    #[arg(value_name = "RING[,RING...]", add = ArgValueCandidates::new(complete::rings))]
+    #[arg(value_name = "RING[,RING...]", add = ArgValueCompleter::new(complete::ring_list))]
     rings: String,
 
     /// Interfaces that send the frames, several with commas between; each gets them all
-    #[arg(value_name = "IFACE[,IFACE...]", add = ArgValueCandidates::new(complete::interfaces))]
+    #[arg(value_name = "IFACE[,IFACE...]", add = ArgValueCompleter::new(complete::interface_list))]
     interfaces: String,
 
     /// Name of the transmit [default: RING-IFACE]
@@ -199,7 +199,7 @@ impl Kind for Transmit {
             spec.rings.join(","),
             spec.interfaces.join(","),
             names::state(status.state).to_owned(),
-            backends(&status),
+            names::distinct(status.interfaces.iter().map(|it| it.io.as_str())),
             count(status.delivered_frames),
             count(status.sent_frames),
             count(status.lapped_frames),
@@ -219,17 +219,6 @@ impl Kind for Transmit {
     }
 }
 
-/// The backends in use, each once.
-fn backends(status: &TransmitStatus) -> String {
-    let mut names: Vec<&str> = Vec::new();
-    for interface in &status.interfaces {
-        if !interface.io.is_empty() && !names.contains(&interface.io.as_str()) {
-            names.push(&interface.io);
-        }
-    }
-    names.join(",")
-}
-
 fn facts(name: &str, spec: &TransmitSpec, status: &TransmitStatus) -> Vec<(&'static str, String)> {
     let merge_window = match (spec.rings.len(), spec.merge_window_us) {
         (0 | 1, _) => String::new(),
@@ -240,11 +229,23 @@ fn facts(name: &str, spec: &TransmitSpec, status: &TransmitStatus) -> Vec<(&'sta
         ("name", name.to_owned()),
         ("state", names::state(status.state).to_owned()),
         ("reason", status.reason.clone()),
+        ("io", names::io(&spec.io).to_owned()),
+        (
+            "scheduling",
+            scheduling::options(spec.latency, spec.scheduling.as_ref()),
+        ),
         ("oversize frames", names::oversize(spec.oversize).to_owned()),
         ("begins at", start(spec)),
         ("merge window", merge_window),
         ("edits", edits::options(spec.edits.as_ref())),
         ("delivered frames", count(status.delivered_frames)),
+        (
+            "copied frames",
+            match spec.interfaces.len() {
+                0 | 1 => String::new(),
+                _ => count(status.copied_frames),
+            },
+        ),
         ("sent frames", count(status.sent_frames)),
         ("sent bytes", count(status.sent_bytes)),
         ("lapped frames", count(status.lapped_frames)),
@@ -273,12 +274,12 @@ fn interfaces(spec: &TransmitSpec, status: &TransmitStatus) -> Block {
         "STATE",
         ">INDEX",
         ">MTU",
-        "IO",
         ">SENT",
         ">SENT BYTES",
         "NOT SENT",
         "REASON",
-        "WHY THIS IO",
+        "IO",
+        "WHY",
     ];
     let rows = spec.interfaces.iter().map(|name| {
         let known = status.interfaces.iter().find(|status| status.name == *name);
@@ -288,11 +289,11 @@ fn interfaces(spec: &TransmitSpec, status: &TransmitStatus) -> Block {
             names::state(status.state).to_owned(),
             status.ifindex.to_string(),
             status.mtu.to_string(),
-            status.io,
             count(status.sent_frames),
             count(status.sent_bytes),
             by_reason(&status.dropped_frames),
             status.reason,
+            status.io,
             status.io_reason,
         ]
     });
@@ -328,9 +329,9 @@ mod tests {
     use super::*;
     use crate::exit::Code;
     use crate::output::{Report, render};
-    use crate::resource::Shown as OneTransmit;
+    use crate::resource::{Listed as Transmits, Shown as OneTransmit};
     use clap::Parser;
-    use fluxcap_proto::v1::{Start, State, TransmitInterfaceStatus, TransmitRingStatus};
+    use fluxcap_proto::v1::{Latency, Start, State, TransmitInterfaceStatus, TransmitRingStatus};
 
     #[derive(Debug, Parser)]
     struct Cli {
@@ -343,7 +344,15 @@ mod tests {
     }
 
     #[test]
-    fn the_default_name_is_made_of_rings_and_interface() {
+    fn the_default_name_is_made_of_rings_and_interfaces() {
+        let Command::Add(args) = parse(&["add", "a", "eth3,eth4", "--cpu", "0,2-3"]) else {
+            panic!()
+        };
+        let request = add_request(&args).unwrap();
+        assert_eq!(request.name, "a-eth3-eth4");
+        let spec = request.spec.unwrap();
+        assert_eq!(spec.interfaces, ["eth3", "eth4"]);
+        assert_eq!(spec.scheduling.unwrap().cpus, [0, 2, 3]);
         let Command::Add(args) = parse(&["add", "shm:a,b", "eth3", "--from", "oldest"]) else {
             panic!()
         };
@@ -387,14 +396,15 @@ mod tests {
     }
 
     #[test]
-    fn a_shown_transmit_says_why_its_backend_was_chosen() {
+    fn a_shown_transmit_says_how_each_interface_is_and_why_its_backend_was_chosen() {
         let spec = TransmitSpec {
             rings: vec!["a".into(), "b".into()],
-            interfaces: vec!["eth3".into()],
+            interfaces: vec!["eth3".into(), "eth4".into(), "eth5".into()],
             start: Some(Start {
                 at: Some(At::TimeNs(1)),
             }),
             merge_window_us: 2500,
+            latency: Latency::Low.into(),
             ..Default::default()
         };
         let ring = TransmitRingStatus {
@@ -402,16 +412,22 @@ mod tests {
             lag_frames: 1000,
             ..Default::default()
         };
-        let output = TransmitInterfaceStatus {
-            name: "eth3".into(),
-            io: "sendmmsg".into(),
-            io_reason: "works everywhere".into(),
+        let output = |name: &str, io: &str| TransmitInterfaceStatus {
+            name: name.into(),
+            io: io.into(),
+            io_reason: format!("{io} is best for {name}"),
+            dropped_frames: [("enobufs".to_owned(), 7)].into(),
             ..Default::default()
         };
         let status = TransmitStatus {
             state: State::Running.into(),
-            interfaces: vec![output],
+            interfaces: vec![
+                output("eth3", "live"),
+                output("eth4", "tc"),
+                output("eth5", "live"),
+            ],
             rings: vec![ring],
+            copied_frames: 12_345,
             ..Default::default()
         };
         let transmit = Transmit {
@@ -419,10 +435,18 @@ mod tests {
             spec: Some(spec),
             status: Some(status),
         };
+        let text = render(&Transmits(vec![transmit.clone()]).blocks());
+        for part in ["eth3,eth4,eth5", "live,tc "] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
         let text = render(&OneTransmit(transmit).blocks());
         for part in [
-            "sendmmsg",
-            "works everywhere",
+            "live is best for eth3",
+            "tc is best for eth4",
+            "enobufs 7",
+            "auto",
+            "--latency low",
+            "12,345",
             "1970-01-01T00:00:00.000000001Z",
             "2ms 500us",
             "1,000",

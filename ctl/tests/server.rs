@@ -269,6 +269,10 @@ fn usage_mistakes_never_reach_the_daemon() {
         &["rx", "add", "eth1,", "cisco"],
         &["rx", "set", "cisco-eth1"],
         &["ring", "create", "a", "--size", "64KB"],
+        &["rx", "add", "eth1", "cisco", "--threads", "17"],
+        &["rx", "set", "cisco-eth1", "--cpu", "3-1"],
+        &["tx", "add", "cisco", "eth2,"],
+        &["tx", "add", "cisco", "eth2", "--io", "dpdk"],
         &["rx", "lst"],
     ] {
         assert_eq!(lab.code(args), 2, "{args:?}");
@@ -287,10 +291,19 @@ fn set_sends_only_what_was_given() {
         lab.code(&["rx", "set", "cisco-eth1", "--vlan-push", "eth2=20"]),
         0
     );
+    let speed = ["--latency", "low", "--cpu", "", "--priority", "7"];
+    assert_eq!(
+        lab.code(&[&["rx", "set", "cisco-eth1"], &speed[..]].concat()),
+        0
+    );
     let updated = lab.updated.lock().unwrap();
     let paths = |index: usize| updated[index].update_mask.clone().unwrap().paths;
     assert_eq!(paths(0), ["edits.filter", "edits.snaplen"]);
     assert_eq!(paths(1), ["interfaces"]);
+    assert_eq!(
+        paths(2),
+        ["latency", "scheduling.cpus", "scheduling.priority"]
+    );
     let interfaces = &updated[1].spec.as_ref().unwrap().interfaces;
     let vids: Vec<u32> = interfaces
         .iter()
@@ -354,6 +367,18 @@ fn names_of_captures_complete() {
             .any(|line| line == "cisco-eth1"),
         "{output:?}"
     );
+}
+
+#[test]
+fn the_interfaces_of_a_list_complete_one_after_another() {
+    let dir = tempfile::tempdir().unwrap();
+    for (typed, offered) in [("l", "lo"), ("tap7,l", "tap7,lo")] {
+        let output = completion(dir.path(), &["fluxctl", "tx", "add", "cisco", typed]);
+        assert!(
+            text(&output.stdout).lines().any(|line| line == offered),
+            "{output:?}"
+        );
+    }
 }
 
 #[test]
