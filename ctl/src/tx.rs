@@ -142,7 +142,7 @@ impl Kind for Transmit {
     const HEADER: &'static [&'static str] = &[
         "NAME",
         "RINGS",
-        "INTERFACE",
+        "INTERFACES",
         "STATE",
         "IO",
         ">DELIVERED",
