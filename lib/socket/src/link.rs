@@ -24,6 +24,8 @@ pub struct Link {
     pub mac: [u8; 6],
     /// Frames begin with an Ethernet header (Ethernet itself, and the loopback interface).
     pub ethernet: bool,
+    /// What kind of virtual interface it is ("veth", "bridge", "tun"...); empty for hardware.
+    pub kind: String,
     /// How many users have asked for promiscuous mode.
     pub promiscuity: u32,
     /// Frames received, as the driver counts.
@@ -81,6 +83,11 @@ impl Link {
             libc::IFLA_MTU => self.mtu = word(value, 0),
             libc::IFLA_PROMISCUITY => self.promiscuity = word(value, 0),
             libc::IFLA_ADDRESS => self.mac = value.try_into().unwrap_or_default(),
+            libc::IFLA_LINKINFO => {
+                let mut info = NlasIterator::new(value).map_while(Result::ok);
+                let kind = info.find(|part| part.kind() == libc::IFLA_INFO_KIND);
+                self.kind = kind.map(|kind| text(kind.value())).unwrap_or_default();
+            }
             libc::IFLA_STATS64 => self.take_statistics(value),
             libc::IFLA_PROP_LIST => {
                 let names = NlasIterator::new(value).map_while(Result::ok);

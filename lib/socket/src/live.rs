@@ -10,6 +10,7 @@ use aya::{Btf, Ebpf};
 use crate::anchor::Anchor;
 use crate::area::{ATTEMPTS, Area};
 use crate::bpf::{self, Run, TRACE};
+use crate::transmit::{clear, places};
 use crate::{Error, Fate, MAX_OUTPUTS, Outgoing, SendReport, Sendmmsg, Transmitter};
 
 /// BPF_F_TEST_XDP_LIVE_FRAMES, Linux 5.18.
@@ -34,7 +35,8 @@ pub struct Live {
     ebpf: Ebpf,
     outputs: DevMap<MapData>,
     area: Area,
-    interfaces: usize,
+    /// Places with an interface, by bit.
+    places: u16,
     few: Sendmmsg,
     path: Path,
     template: [u8; TEMPLATE],
@@ -88,7 +90,7 @@ impl Live {
             ebpf,
             outputs,
             area,
-            interfaces: 0,
+            places: 0,
             few: Sendmmsg::new(false),
             path: Path::Few,
             template: [0; TEMPLATE],
@@ -125,7 +127,7 @@ impl Live {
 
     /// Sends all frames by live frames, but for those that are too long.
     fn send_many(&mut self, frames: &[Outgoing<'_>], reports: &mut [SendReport]) {
-        let mut todo = Todo::new(self.interfaces.min(reports.len()));
+        let mut todo = Todo::new(self.places);
         let mut patience = PATIENCE;
         while let Some(first) = todo.first(frames.len()) {
             self.area.begin();
@@ -272,25 +274,25 @@ impl Transmitter for Live {
 
     fn set_interfaces(&mut self, ifindexes: &[u32]) -> Result<(), Error> {
         self.few.set_interfaces(ifindexes)?;
-        for (slot, ifindex) in (0..).zip(ifindexes.iter().take(MAX_OUTPUTS)) {
+        let used = (0..).zip(ifindexes.iter().take(MAX_OUTPUTS));
+        for (place, ifindex) in used.filter(|(_, ifindex)| **ifindex != 0) {
             self.outputs
-                .set(slot, *ifindex, None, 0)
+                .set(place, *ifindex, None, 0)
                 .map_err(bpf::failed("redirect to the interface", TRACE))?;
         }
         self.area.set_interfaces(ifindexes);
-        self.interfaces = ifindexes.len().min(MAX_OUTPUTS);
+        self.places = places(ifindexes);
         Ok(())
     }
 
     fn send(&mut self, frames: &[Outgoing<'_>], reports: &mut [SendReport]) {
-        let known = (1_u16 << self.interfaces) - 1;
-        let attempts: u32 = frames
+        let attempts = frames
             .iter()
-            .map(|frame| (frame.outputs & known).count_ones())
-            .sum();
-        let drained = || (0..self.interfaces).all(|output| self.few.is_drained(output));
-        if self.path.choose(attempts as usize, drained) {
-            reports.iter_mut().for_each(SendReport::clear);
+            .map(|frame| (frame.outputs & self.places).count_ones());
+        let attempts = attempts.sum::<u32>() as usize;
+        let drained = || (0..MAX_OUTPUTS).all(|output| self.few.is_drained(output));
+        if self.path.choose(attempts, drained) {
+            clear(reports, self.places);
             self.send_many(frames, reports);
             self.path.took_live();
         } else {
@@ -326,9 +328,9 @@ struct Todo {
 }
 
 impl Todo {
-    fn new(outputs: usize) -> Todo {
+    fn new(places: u16) -> Todo {
         Todo {
-            alive: (1 << outputs) - 1,
+            alive: places,
             next: [0; MAX_OUTPUTS],
             ended: [None; MAX_OUTPUTS],
         }

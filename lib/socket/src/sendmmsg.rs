@@ -29,7 +29,7 @@ const MAX_FRAME: usize = 65_535 + 14 + 8;
 /// are bypassed; only [`crate::Link::tx_dropped`] counts them. Look at [`crate::Link::carrier`] first.
 pub struct Sendmmsg {
     qdisc_bypass: bool,
-    sockets: Vec<Socket>,
+    sockets: Vec<Option<Socket>>,
     messages: Box<[libc::mmsghdr; BATCH]>,
     pieces: Box<[[libc::iovec; PIECES]; BATCH]>,
 }
@@ -79,9 +79,10 @@ impl Sendmmsg {
 
     /// Whether everything that was sent to an interface has left its queues and those of its peer, as far as the kernel knows.
     pub(crate) fn is_drained(&self, output: usize) -> bool {
-        let socket = self.sockets.get(output);
-        socket
-            .is_none_or(|socket| sys::unsent_bytes(socket.fd.as_fd()).is_ok_and(|bytes| bytes == 0))
+        let Some(Some(socket)) = self.sockets.get(output) else {
+            return true;
+        };
+        sys::unsent_bytes(socket.fd.as_fd()).is_ok_and(|bytes| bytes == 0)
     }
 
     /// Sends the frames of one output, beginning at place `from` of the call.
@@ -92,9 +93,10 @@ impl Sendmmsg {
         from: usize,
         report: &mut SendReport,
     ) {
-        let Some(fd) = self.sockets.get(output).map(|socket| socket.fd.as_raw_fd()) else {
+        let Some(Some(socket)) = self.sockets.get(output) else {
             return;
         };
+        let fd = socket.fd.as_raw_fd();
         let mut patience = Patience::default();
         let mut places = [0_usize; BATCH];
         let mut wanted = (from..).zip(frames.get(from..).unwrap_or_default());
@@ -213,27 +215,32 @@ impl Transmitter for Sendmmsg {
     }
 
     fn set_interfaces(&mut self, ifindexes: &[u32]) -> Result<(), Error> {
-        let known = |ifindex: &u32| self.sockets.iter().any(|socket| socket.ifindex == *ifindex);
-        let opened: Result<Vec<Socket>, Error> = ifindexes
-            .iter()
-            .filter(|ifindex| !known(ifindex))
-            .map(|ifindex| Socket::open(*ifindex, self.qdisc_bypass))
-            .collect();
-        let opened = opened?;
-        let mut sockets = std::mem::take(&mut self.sockets);
-        sockets.extend(opened);
-        for ifindex in ifindexes {
-            if let Some(at) = sockets.iter().position(|socket| socket.ifindex == *ifindex) {
-                self.sockets.push(sockets.swap_remove(at));
+        let open = |ifindex: &u32| {
+            let known = |socket: &&Socket| socket.ifindex == *ifindex;
+            match *ifindex {
+                0 => Ok(None),
+                _ if self.sockets.iter().flatten().any(|s| known(&s)) => Ok(None),
+                new => Socket::open(new, self.qdisc_bypass).map(Some),
+            }
+        };
+        let opened: Result<Vec<Option<Socket>>, Error> = ifindexes.iter().map(open).collect();
+        let mut sockets = std::mem::replace(&mut self.sockets, opened?);
+        for (place, ifindex) in self.sockets.iter_mut().zip(ifindexes) {
+            if place.is_none() {
+                let mut old = sockets.iter_mut();
+                let known = old.find(|s| s.as_ref().is_some_and(|s| s.ifindex == *ifindex));
+                *place = known.and_then(Option::take);
             }
         }
         Ok(())
     }
 
     fn send(&mut self, frames: &[Outgoing<'_>], reports: &mut [SendReport]) {
-        for (output, report) in reports.iter_mut().enumerate() {
-            report.clear();
-            self.send_to(output, frames, 0, report);
+        for (output, report) in reports.iter_mut().enumerate().take(self.sockets.len()) {
+            if self.sockets[output].is_some() {
+                report.clear();
+                self.send_to(output, frames, 0, report);
+            }
         }
     }
 

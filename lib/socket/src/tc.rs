@@ -7,6 +7,7 @@ use aya::programs::{Program, SchedClassifier};
 
 use crate::area::{Area, RESULTS};
 use crate::bpf::{self, LOAD, Run};
+use crate::transmit::{clear, places};
 use crate::{Error, Fate, MAX_OUTPUTS, Outgoing, SendReport, Sendmmsg, Transmitter};
 
 /// The longest frame, as the program has it.
@@ -25,7 +26,8 @@ const NET_XMIT_CN: i32 = 2;
 pub struct Tc {
     ebpf: Ebpf,
     area: Area,
-    interfaces: usize,
+    /// Places with an interface, by bit.
+    places: u16,
     long: Sendmmsg,
 }
 
@@ -45,7 +47,7 @@ impl Tc {
         Ok(Tc {
             ebpf,
             area,
-            interfaces: 0,
+            places: 0,
             long: Sendmmsg::new(false),
         })
     }
@@ -58,10 +60,9 @@ impl Tc {
         reports: &mut [SendReport],
     ) -> usize {
         self.area.begin();
-        let known = (1_u16 << self.interfaces) - 1;
         let mut end = first;
         while let Some(frame) = frames.get(end) {
-            let outputs = frame.outputs & known;
+            let outputs = frame.outputs & self.places;
             let fits = frame.len() <= LONGEST
                 && self.area.attempts() + outputs.count_ones() as usize <= RESULTS;
             if outputs != 0 && !(fits && self.area.push(frame, outputs)) {
@@ -75,8 +76,8 @@ impl Tc {
         let errno = self.run().err().unwrap_or(libc::EIO);
         let mut attempt = 0;
         for (place, frame) in (first..end).zip(frames.get(first..end).unwrap_or_default()) {
-            for (output, report) in reports.iter_mut().enumerate().take(self.interfaces) {
-                if !frame.goes_to(output) {
+            for (output, report) in reports.iter_mut().enumerate().take(MAX_OUTPUTS) {
+                if frame.outputs & self.places & (1 << output) == 0 {
                     continue;
                 }
                 if attempt < self.area.attempted() {
@@ -97,7 +98,7 @@ impl Tc {
         reports: &mut [SendReport],
     ) -> usize {
         let one = frames.get(..=place).unwrap_or_default();
-        for (output, report) in reports.iter_mut().enumerate().take(self.interfaces) {
+        for (output, report) in reports.iter_mut().enumerate().take(MAX_OUTPUTS) {
             self.long.send_to(output, one, place, report);
         }
         place + 1
@@ -139,12 +140,12 @@ impl Transmitter for Tc {
     fn set_interfaces(&mut self, ifindexes: &[u32]) -> Result<(), Error> {
         self.long.set_interfaces(ifindexes)?;
         self.area.set_interfaces(ifindexes);
-        self.interfaces = ifindexes.len().min(MAX_OUTPUTS);
+        self.places = places(ifindexes);
         Ok(())
     }
 
     fn send(&mut self, frames: &[Outgoing<'_>], reports: &mut [SendReport]) {
-        reports.iter_mut().for_each(SendReport::clear);
+        clear(reports, self.places);
         let mut next = 0;
         while next < frames.len() {
             next = self.send_some(frames, next, reports);

@@ -42,14 +42,16 @@ pub trait Transmitter: std::fmt::Debug + Send {
     fn name(&self) -> &'static str;
 
     /// Sends to these interfaces from now on, at most [`MAX_OUTPUTS`], in the network namespace of the calling
-    /// thread. An interface that was there before is not disturbed by others that come and go.
+    /// thread. An interface that was there before is not disturbed by others that come and go. An index of 0 leaves a place
+    /// free: several transmitters can share out the places of one list between them.
     ///
     /// # Errors
     /// When one of the interfaces cannot be sent to in this way; the error names it. The interfaces are then those from before.
     fn set_interfaces(&mut self, ifindexes: &[u32]) -> Result<(), Error>;
 
-    /// Sends `frames` and says in `reports`, which are cleared first, what became of each of them: the i-th
-    /// report is about the i-th interface, and its `total()` is after the call exactly the number of frames that go there.
+    /// Sends `frames` and says in `reports` what became of each of them: the i-th report is about the i-th
+    /// interface, and its `total()` is after the call exactly the number of frames that go there. Reports of free places are
+    /// left alone, and so are frames that go to such places only.
     ///
     /// A frame that cannot be sent is counted by its reason and does not keep the others from being sent,
     /// and an interface that is down or gone does not keep frames from the others. The call may wait for room in a
@@ -59,6 +61,22 @@ pub trait Transmitter: std::fmt::Debug + Send {
     /// The longest frame that this way of sending can carry, in bytes from the destination MAC address on.
     /// The MTU of the interface may allow less.
     fn max_frame(&self) -> usize;
+}
+
+/// The places of a list that have an interface, by bit.
+pub(crate) fn places(ifindexes: &[u32]) -> u16 {
+    let places = ifindexes.iter().take(MAX_OUTPUTS).enumerate();
+    places.fold(0, |all, (place, ifindex)| {
+        all | (u16::from(*ifindex != 0) << place)
+    })
+}
+
+/// Clears the reports of the places given by bits.
+pub(crate) fn clear(reports: &mut [SendReport], places: u16) {
+    let reports = reports.iter_mut().take(MAX_OUTPUTS).enumerate();
+    reports
+        .filter(|(place, _)| places & (1 << place) != 0)
+        .for_each(|(_, report)| report.clear());
 }
 
 /// What became of one frame.
