@@ -111,7 +111,9 @@ fn frames_beyond_the_mtu_are_skipped_and_counted_and_do_not_stop_the_others() {
     need_root!();
     let lab = tap_to_output("16m", &[]);
     Veth::set_mtu(&lab.host, "out0", 1000);
-    wait_until(SOON, "the MTU is seen", || transmit(&lab)["mtu"] == 1000);
+    wait_until(SOON, "the MTU is seen", || {
+        transmit(&lab)["interfaces"][0]["mtu"] == 1000
+    });
     let sink = lab.outputs[0].sink();
     lab.taps[0].send(&Generator::new(1).size(1014).count(500));
     lab.taps[0].send(&Generator::new(2).size(1015).count(500));
