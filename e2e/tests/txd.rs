@@ -100,7 +100,7 @@ fn a_kill_doubles_nothing_and_what_it_costs_is_counted() {
         report.stream(1).longest_silence
     );
     assert!(
-        missing <= killed && killed <= 5 * 256,
+        missing <= killed && killed <= 5 * 512,
         "missing {missing}, killed {killed}"
     );
     lab.audit();

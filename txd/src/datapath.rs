@@ -1,115 +1,173 @@
-//! The data path of a transmit: frames from the rings -> edits -> one burst to the interface -> an outcome for each frame.
-//! Nothing here logs, locks or allocates. The frames are private copies that the ring has vouched for already.
+//! The data path of a transmit: frames from the rings -> edits -> one burst to the interfaces -> an outcome for each frame and
+//! interface. Nothing here logs or locks, and nothing is allocated once the buffers have grown to hold a burst. The frames are private
+//! copies that the ring has vouched for already.
 
 use crate::feed::Feed;
 use crate::merge::{MAX_LANES, Pick};
-use crate::output::Output;
+use crate::outputs::Outputs;
 use crate::stats::TransmitLive;
 use fluxcap_headers::{Edited, Edits, WireFrame};
 use fluxcap_ring::Outcome;
-use fluxcap_socket::{Fate, Outgoing, SendReport};
+use fluxcap_socket::{Fate, MAX_OUTPUTS, Outgoing};
 
 /// Frames sent at a time.
-pub(crate) const BURST: usize = 64;
+pub(crate) const BURST: usize = 512;
 
-const OUTCOMES: usize = Outcome::ALL.len();
+type Outcomes = [u32; Outcome::ALL.len()];
 
-/// What a burst came to, for each feed.
+/// What a burst came to.
 struct Tally {
-    outcomes: [[u16; OUTCOMES]; MAX_LANES],
-    sent_bytes: u64,
+    /// For each feed.
+    feeds: [Outcomes; MAX_LANES],
+    /// For each output.
+    outputs: [Outcomes; MAX_OUTPUTS],
 }
 
 impl Tally {
+    /// A frame that ended before it came to an output.
     fn add(&mut self, feed: usize, outcome: Outcome) {
-        if let Some(outcomes) = self.outcomes.get_mut(feed) {
+        if let Some(outcomes) = self.feeds.get_mut(feed) {
             outcomes[outcome.index()] += 1;
         }
     }
+
+    fn add_at(&mut self, output: usize, feed: usize, outcome: Outcome) {
+        self.add(feed, outcome);
+        self.outputs[output][outcome.index()] += 1;
+    }
+}
+
+/// Memory for bursts, used over and over.
+#[derive(Debug, Default)]
+pub(crate) struct Buffers {
+    edited: Vec<Entry<'static>>,
+    outgoing: Vec<Outgoing<'static>>,
+}
+
+/// A frame as it will be on the wire.
+#[derive(Debug)]
+struct Entry<'f> {
+    frame: WireFrame<'f>,
+    feed: usize,
+    outputs: u16,
 }
 
 /// Edits and sends the picked frames, in order, and settles what became of each.
-/// Returns false when the interface refused to go on; the frames left were settled as its state says.
+/// Returns false when an interface turned out to be down or gone.
 pub(crate) fn send(
     picks: &[Pick],
     feeds: &mut [Feed],
     edits: &mut Edits,
     truncate: bool,
-    output: &mut Output,
-    report: &mut SendReport,
+    outputs: &mut Outputs,
+    buffers: &mut Buffers,
     live: &TransmitLive,
 ) -> bool {
     let mut tally = Tally {
-        outcomes: [[0; OUTCOMES]; MAX_LANES],
-        sent_bytes: 0,
+        feeds: [[0; Outcome::ALL.len()]; MAX_LANES],
+        outputs: [[0; Outcome::ALL.len()]; MAX_OUTPUTS],
     };
-    let mut frames = [WireFrame::new(&[], 0); BURST];
-    let mut owners = [0_usize; BURST];
-    let mut count = 0;
-    for pick in picks.iter().take(BURST) {
-        match edit(pick, feeds, edits, truncate, output, &mut tally) {
-            Ok(frame) => {
-                (frames[count], owners[count]) = (frame, pick.feed);
-                count += 1;
-            }
+    let mut edited: Vec<Entry<'_>> = std::mem::take(&mut buffers.edited);
+    for pick in picks {
+        match edit(pick, feeds, edits) {
+            Ok(frame) => address(frame, pick.feed, truncate, outputs, &mut edited, &mut tally),
             Err(outcome) => tally.add(pick.feed, outcome),
         }
     }
-    let mut outgoing = [Outgoing::default(); BURST];
-    for (outgoing, frame) in outgoing.iter_mut().zip(&frames[..count]) {
-        (outgoing.pieces, outgoing.outputs) = (frame.pieces(), 1);
+    let mut outgoing: Vec<Outgoing<'_>> = std::mem::take(&mut buffers.outgoing);
+    outgoing.extend(edited.iter().map(|entry| Outgoing {
+        pieces: entry.frame.pieces(),
+        outputs: entry.outputs,
+    }));
+    let alive = outgoing.is_empty() || outputs.send(&mut outgoing);
+    if !outgoing.is_empty() {
+        count(&edited, outputs, &mut tally, live);
     }
-    let alive = match output.ready() {
-        Ok(backend) => {
-            backend.send(&outgoing[..count], std::slice::from_mut(report));
-            (0..count).for_each(|at| tally.add(owners[at], outcome(report.fate(at))));
-            tally.sent_bytes = report.sent_bytes;
-            !report.interrupted()
-        }
-        Err(unsendable) => {
-            owners[..count]
-                .iter()
-                .for_each(|owner| tally.add(*owner, unsendable));
-            true
-        }
-    };
-    settle(picks, feeds, &tally, live);
+    buffers.outgoing = recycle(outgoing);
+    buffers.edited = recycle(edited);
+    settle(picks, feeds, &tally, outputs, live);
     alive
 }
 
-/// One frame, edited; or how it ended before it could be sent.
-fn edit<'f>(
-    pick: &Pick,
-    feeds: &'f [Feed],
-    edits: &mut Edits,
-    truncate: bool,
-    output: &Output,
-    tally: &mut Tally,
-) -> Result<WireFrame<'f>, Outcome> {
+/// One frame, edited; or how it ended.
+fn edit<'f>(pick: &Pick, feeds: &'f [Feed], edits: &mut Edits) -> Result<WireFrame<'f>, Outcome> {
     let frame = feeds
         .get(pick.feed)
         .and_then(|feed| feed.frame(pick.frame))
         .ok_or(Outcome::Other)?;
-    let mut frame = match edits.apply(WireFrame::new(frame.data, frame.meta.wire_len)) {
-        Edited::Keep(frame) => frame,
-        Edited::Filtered => return Err(Outcome::Filtered),
-        Edited::SampledOut => return Err(Outcome::SampledOut),
-        Edited::Malformed => return Err(Outcome::Malformed),
-    };
-    let longest = output.longest(is_8021q(&frame));
-    if frame.len() > longest {
-        if !truncate {
-            return Err(Outcome::Oversize);
-        }
-        frame.slice(u32::try_from(longest).unwrap_or(u32::MAX));
-        tally.add(pick.feed, Outcome::Truncated);
+    match edits.apply(WireFrame::new(frame.data, frame.meta.wire_len)) {
+        Edited::Keep(frame) => Ok(frame),
+        Edited::Filtered => Err(Outcome::Filtered),
+        Edited::SampledOut => Err(Outcome::SampledOut),
+        Edited::Malformed => Err(Outcome::Malformed),
     }
-    Ok(frame)
+}
+
+/// Enters a frame for all outputs that take it; one that is too long for some of them, cut for each of these.
+fn address<'f>(
+    frame: WireFrame<'f>,
+    feed: usize,
+    truncate: bool,
+    outputs: &Outputs,
+    edited: &mut Vec<Entry<'f>>,
+    tally: &mut Tally,
+) {
+    let tagged = is_8021q(&frame);
+    let mut whole = 0;
+    for (place, output) in outputs.list().iter().enumerate() {
+        let longest = output.longest(tagged);
+        if place > 0 {
+            tally.add(feed, Outcome::Copied);
+        }
+        if let Some(outcome) = output.closed() {
+            tally.add_at(place, feed, outcome);
+        } else if frame.len() <= longest {
+            whole |= 1 << place;
+        } else if truncate {
+            tally.add_at(place, feed, Outcome::Truncated);
+            let mut frame = frame;
+            frame.slice(u32::try_from(longest).unwrap_or(u32::MAX));
+            edited.push(Entry {
+                frame,
+                feed,
+                outputs: 1 << place,
+            });
+        } else {
+            tally.add_at(place, feed, Outcome::Oversize);
+        }
+    }
+    if whole != 0 {
+        edited.push(Entry {
+            frame,
+            feed,
+            outputs: whole,
+        });
+    }
 }
 
 /// Whether the outer tag is one for which the kernel allows four bytes more; it does so for this TPID only.
 fn is_8021q(frame: &WireFrame<'_>) -> bool {
     frame.outer_tag().is_some_and(|tag| tag.tpid == 0x8100)
+}
+
+/// Counts what became of the frames that were sent.
+fn count(edited: &[Entry<'_>], outputs: &Outputs, tally: &mut Tally, live: &TransmitLive) {
+    for (place, output) in outputs.list().iter().enumerate() {
+        let Some(report) = outputs.reports().get(place) else {
+            continue;
+        };
+        let mut sent = 0;
+        for (at, entry) in edited.iter().enumerate() {
+            if entry.outputs & (1 << place) != 0 {
+                tally.add_at(place, entry.feed, outcome(report.fate(at)));
+                sent += 1;
+            }
+        }
+        if sent > 0 {
+            output.live.sent_bytes.add(report.sent_bytes);
+            live.total.sent_bytes.add(report.sent_bytes);
+        }
+    }
 }
 
 fn outcome(fate: Fate) -> Outcome {
@@ -125,17 +183,38 @@ fn outcome(fate: Fate) -> Outcome {
 }
 
 /// Adds the burst's figures to the books of each ring and to the live ones.
-fn settle(picks: &[Pick], feeds: &mut [Feed], tally: &Tally, live: &TransmitLive) {
-    live.sent_bytes.add(tally.sent_bytes);
-    for (at, (feed, outcomes)) in feeds.iter_mut().zip(&tally.outcomes).enumerate() {
+fn settle(
+    picks: &[Pick],
+    feeds: &mut [Feed],
+    tally: &Tally,
+    outputs: &Outputs,
+    live: &TransmitLive,
+) {
+    for (at, (feed, outcomes)) in feeds.iter_mut().zip(&tally.feeds).enumerate() {
         let picked = picks.iter().filter(|pick| pick.feed == at).count();
         if picked == 0 {
             continue;
         }
         feed.finish(picked);
-        for (outcome, n) in Outcome::ALL.iter().zip(outcomes).filter(|(_, n)| **n != 0) {
-            feed.settle(*outcome, u64::from(*n));
-            live.add_outcome(*outcome, u64::from(*n));
+        for (outcome, n) in nonzero(outcomes) {
+            feed.settle(outcome, n);
+            live.total.add(outcome, n);
         }
     }
+    for (output, outcomes) in outputs.list().iter().zip(&tally.outputs) {
+        nonzero(outcomes).for_each(|(outcome, n)| output.live.add(outcome, n));
+    }
+}
+
+fn nonzero(outcomes: &Outcomes) -> impl Iterator<Item = (Outcome, u64)> + '_ {
+    let all = Outcome::ALL.iter().zip(outcomes);
+    all.filter(|(_, n)| **n != 0)
+        .map(|(o, n)| (*o, u64::from(*n)))
+}
+
+/// The memory of a vector whose elements are not needed any more, for elements that live longer.
+fn recycle<From, To>(mut old: Vec<From>) -> Vec<To> {
+    old.clear();
+    // There is no element to convert; collecting in place keeps the memory when both have the same layout.
+    old.into_iter().filter_map(|_| None).collect()
 }

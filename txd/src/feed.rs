@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 /// Bytes copied out of a ring at a time. A frame larger than that cannot be: the ring's longest frame is below 1 MiB.
 const BATCH_BYTES: usize = 1 << 20;
 /// Frames copied out of a ring at a time. What a killed txd leaves unknown (sent or not) is at most this much.
-const BATCH_FRAMES: usize = 256;
+const BATCH_FRAMES: usize = 512;
 /// Time between two looks for a ring that is missing.
 const RETRY: Duration = Duration::from_millis(50);
 

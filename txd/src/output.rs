@@ -1,8 +1,12 @@
-//! The interface that a transmit sends to: found by name, followed by its index, lost and found again.
+//! One interface that a transmit sends to: found by name, followed by its index, lost and found again.
 
+use crate::choice::{self, Io};
+use crate::stats::InterfaceLive;
 use fluxcap_proto::v1;
 use fluxcap_ring::Outcome;
-use fluxcap_socket::{Link, LinkEvent, LinkWatch, Sendmmsg, Transmitter};
+use fluxcap_service::State;
+use fluxcap_socket::Link;
+use std::sync::Arc;
 
 /// Length of an Ethernet header (IEEE 802.3), which the MTU does not count.
 const ETHERNET_HEADER: usize = 14;
@@ -12,41 +16,51 @@ const VLAN_TAG: usize = 4;
 /// An output, there or not.
 #[derive(Debug)]
 pub(crate) struct Output {
-    name: String,
-    qdisc_bypass: bool,
-    links: LinkWatch,
-    link: Option<Link>,
-    backend: Option<Box<dyn Transmitter>>,
-    /// Why the backend could not be opened.
-    problem: String,
+    pub(crate) name: String,
+    /// The interface, while there is one.
+    pub(crate) link: Option<Link>,
+    /// The way in which frames are sent, and why; `None` while there is none.
+    pub(crate) io: Option<Io>,
+    pub(crate) io_reason: String,
+    /// Why there is none.
+    pub(crate) problem: String,
+    /// Index of the interface for which the way was chosen, and whether that was fit for live frames by its MTU.
+    pub(crate) chosen_for: Option<(u32, bool)>,
+    /// Whether a better way was not ready yet when this one was chosen.
+    pub(crate) provisional: bool,
+    /// Its counters.
+    pub(crate) live: Arc<InterfaceLive>,
 }
 
 impl Output {
-    /// Looks for the interface of the spec.
-    ///
-    /// # Errors
-    /// When interfaces cannot be watched.
-    pub(crate) fn new(spec: &v1::TransmitSpec) -> Result<Output, fluxcap_socket::Error> {
-        let mut output = Output {
-            name: spec.interfaces.first().cloned().unwrap_or_default(),
-            qdisc_bypass: spec.qdisc_bypass,
-            links: LinkWatch::open()?,
+    /// An output of that name, which is not looked for yet.
+    pub(crate) fn new(name: &str) -> Output {
+        Output {
+            name: name.to_owned(),
             link: None,
-            backend: None,
+            io: None,
+            io_reason: String::new(),
             problem: String::new(),
-        };
-        output.find();
-        Ok(output)
+            chosen_for: None,
+            provisional: false,
+            live: Arc::default(),
+        }
     }
 
-    /// The backend; the outcome that frames have while there is none, or while the link is down.
-    pub(crate) fn ready(&mut self) -> Result<&mut dyn Transmitter, Outcome> {
-        match (&self.link, &mut self.backend) {
-            (None, _) => Err(Outcome::NoInterface),
-            (Some(link), _) if !link.up => Err(Outcome::LinkDown),
-            (Some(link), _) if !link.carrier => Err(Outcome::NoCarrier),
-            (Some(_), Some(backend)) => Ok(&mut **backend),
-            (Some(_), None) => Err(Outcome::NoInterface),
+    /// Whether nothing has changed since the way was chosen, and there is one if there is an interface.
+    pub(crate) fn is_settled(&self) -> bool {
+        let now = self.link.as_ref().map(choice::fitness);
+        now == self.chosen_for && (now.is_none() || self.io.is_some())
+    }
+
+    /// The outcome that frames have while nothing can be sent; `None` when it can.
+    pub(crate) fn closed(&self) -> Option<Outcome> {
+        match &self.link {
+            None => Some(Outcome::NoInterface),
+            Some(link) if !link.up => Some(Outcome::LinkDown),
+            Some(link) if !link.carrier => Some(Outcome::NoCarrier),
+            Some(_) if self.io.is_none() => Some(Outcome::NoInterface),
+            Some(_) => None,
         }
     }
 
@@ -55,7 +69,7 @@ impl Output {
         let name = &self.name;
         match &self.link {
             None => Some(format!("interface {name} does not exist")),
-            Some(_) if self.backend.is_none() => Some(self.problem.clone()),
+            Some(_) if self.io.is_none() => Some(self.problem.clone()),
             Some(link) if !link.up => Some(format!(
                 "interface {} is down: ip link set {0} up",
                 link.name
@@ -65,28 +79,25 @@ impl Output {
         }
     }
 
-    /// How it is, without counters.
+    /// What is shown of it, without counters.
     pub(crate) fn status(&self) -> v1::TransmitInterfaceStatus {
-        let reason = self.reason().unwrap_or_default();
         let (ifindex, mtu) = self
             .link
             .as_ref()
             .map_or((0, 0), |link| (link.index, link.mtu));
-        let io = self.backend.as_ref().map_or("", |backend| backend.name());
+        let reason = self.reason();
+        let state = match reason {
+            None => State::Running,
+            Some(_) => State::Waiting,
+        };
         v1::TransmitInterfaceStatus {
             name: self.name.clone(),
-            state: match reason.as_str() {
-                "" => v1::State::Running.into(),
-                _ => v1::State::Waiting.into(),
-            },
-            reason,
+            state: v1::State::from(state).into(),
+            reason: reason.unwrap_or_default(),
             ifindex,
             mtu,
-            io: io.to_owned(),
-            io_reason: match io {
-                "" => String::new(),
-                _ => "works on every interface".to_owned(),
-            },
+            io: self.io.map_or("", Io::as_str).to_owned(),
+            io_reason: self.io_reason.clone(),
             ..Default::default()
         }
     }
@@ -98,65 +109,5 @@ impl Output {
             return usize::MAX;
         };
         link.mtu as usize + ETHERNET_HEADER + if tagged { VLAN_TAG } else { 0 }
-    }
-
-    /// Takes note of links that came, went or changed. True when that may matter.
-    pub(crate) fn follow(&mut self) -> bool {
-        let (mut changed, mut lost_events) = (false, false);
-        let (name, link, backend) = (&self.name, &mut self.link, &mut self.backend);
-        let drained = self.links.drain(|event| match event {
-            LinkEvent::Changed(seen) => match link {
-                Some(known) if known.index == seen.index => (*known, changed) = (seen, true),
-                None if seen.is_called(name) => lost_events = true,
-                _ => {}
-            },
-            LinkEvent::Removed { index, .. } => {
-                if link.as_ref().is_some_and(|known| known.index == index) {
-                    (*link, *backend, changed) = (None, None, true);
-                }
-            }
-            LinkEvent::Overrun => lost_events = true,
-        });
-        if lost_events || drained.is_err() {
-            self.find();
-        }
-        changed || lost_events
-    }
-
-    /// Looks for the interface among all that there are, and opens a backend on it.
-    pub(crate) fn find(&mut self) {
-        let links = match self.links.links() {
-            Ok(links) => links,
-            Err(error) => {
-                return tracing::warn!(interface = %self.name, %error, "cannot list interfaces");
-            }
-        };
-        let index = self.link.as_ref().map(|link| link.index);
-        let known = links.iter().find(|link| Some(link.index) == index);
-        let named = || links.iter().find(|link| link.is_called(&self.name));
-        let found = known.or_else(named).cloned();
-        if found.as_ref().map(|link| link.index) != index {
-            self.backend = None;
-        }
-        self.link = found;
-        self.open();
-    }
-
-    fn open(&mut self) {
-        let Some(link) = &self.link else { return };
-        if self.backend.is_some() {
-            return;
-        }
-        if !link.ethernet {
-            self.problem = format!("interface {} is not an Ethernet interface", link.name);
-            return;
-        }
-        match Sendmmsg::open(link.index, self.qdisc_bypass) {
-            Ok(backend) => {
-                tracing::info!(interface = %link.name, ifindex = link.index, io = backend.name(), "transmitting");
-                self.backend = Some(Box::new(backend));
-            }
-            Err(error) => self.problem = format!("cannot transmit on {}: {error}", link.name),
-        }
     }
 }

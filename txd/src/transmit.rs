@@ -1,9 +1,10 @@
 //! A transmit as a worker: gets its rings and its interface, runs the data path, waits for what is missing and resumes.
 
-use crate::datapath::{self, BURST};
+use crate::datapath::{self, BURST, Buffers};
 use crate::feed::Feed;
 use crate::merge::{MAX_LANES, Now, Pick, pick};
 use crate::output::Output;
+use crate::outputs::Outputs;
 use crate::stats::{Details, TransmitLive};
 use fluxcap_headers::Edits;
 use fluxcap_options::{
@@ -12,11 +13,9 @@ use fluxcap_options::{
 use fluxcap_proto::v1::{self, TransmitSpec, start::At};
 use fluxcap_ring::{Observer, RingDir, RingName, Start, wait_any};
 use fluxcap_service::{Job, Refusal, State, Worker, realtime_ns};
-use fluxcap_socket::SendReport;
+use fluxcap_socket::MAX_OUTPUTS;
 use std::time::{Duration, Instant};
 
-/// Most interfaces of one transmit.
-const MAX_INTERFACES: usize = 12;
 /// How long a frame is held back for an earlier one from another ring, unless the spec says otherwise.
 const MERGE_WINDOW: Duration = Duration::from_millis(2);
 /// Longest merge window that makes sense: a ring at full rate must hold it.
@@ -29,8 +28,6 @@ const LOOK_IDLE: Duration = Duration::from_millis(100);
 const SHOW: Duration = Duration::from_millis(200);
 /// Longest sleep on the doorbell of a ring, which is not to be relied on for longer.
 const NAP: Duration = Duration::from_millis(10);
-/// Time between two attempts to open an output that is there but cannot be opened.
-const RETRY: Duration = Duration::from_millis(500);
 /// How long a transmit that ends still sends what the rings hold.
 const DRAIN: Duration = Duration::from_millis(500);
 
@@ -66,7 +63,7 @@ impl Job for TransmitJob {
         }
         let refused = |error: SpecError| Refusal::invalid(error.field, error.problem);
         let interfaces = spec.interfaces.iter().map(String::as_str);
-        validate_interfaces(interfaces, MAX_INTERFACES).map_err(refused)?;
+        validate_interfaces(interfaces, MAX_OUTPUTS).map_err(refused)?;
         TransmitIo::from_spec(&spec.io).map_err(refused)?;
         validate_scheduling(&spec.scheduling.clone().unwrap_or_default()).map_err(refused)?;
         if spec.merge_window_us > MAX_MERGE_WINDOW_US {
@@ -124,11 +121,10 @@ struct Transmit<'w> {
     edits: Edits,
     window: Duration,
     feeds: Vec<Feed>,
-    output: Output,
-    report: SendReport,
+    outputs: Outputs,
+    buffers: Buffers,
     looked: Instant,
     shown: Instant,
-    tried: Instant,
 }
 
 impl<'w> Transmit<'w> {
@@ -145,12 +141,11 @@ impl<'w> Transmit<'w> {
             edits: edits(&spec)?,
             window: window(&spec),
             feeds: feeds(&spec, worker.name()),
-            output: Output::new(&spec).map_err(|e| format!("cannot watch interfaces: {e}"))?,
+            outputs: Outputs::new(&spec).map_err(|e| format!("cannot watch interfaces: {e}"))?,
             spec: TransmitSpec::clone(&spec),
-            report: SendReport::default(),
+            buffers: Buffers::default(),
             looked: now,
             shown: now,
-            tried: now,
         })
     }
 
@@ -202,8 +197,8 @@ impl<'w> Transmit<'w> {
             &mut self.feeds,
             &mut self.edits,
             truncate,
-            &mut self.output,
-            &mut self.report,
+            &mut self.outputs,
+            &mut self.buffers,
             live,
         ) {
             self.look();
@@ -239,12 +234,7 @@ impl<'w> Transmit<'w> {
     /// Follows the link and shows how things are.
     fn look(&mut self) {
         self.looked = Instant::now();
-        let mut changed = self.output.follow();
-        if self.output.reason().is_some() && self.tried.elapsed() >= RETRY {
-            self.tried = self.looked;
-            self.output.find();
-            changed = true;
-        }
+        let mut changed = self.outputs.follow();
         for feed in &mut self.feeds {
             changed |= feed.take_changed();
         }
@@ -256,7 +246,8 @@ impl<'w> Transmit<'w> {
     fn show(&mut self) {
         self.shown = Instant::now();
         let rings: Vec<_> = self.feeds.iter_mut().map(Feed::status).collect();
-        let mut reasons: Vec<String> = self.output.reason().into_iter().collect();
+        let outputs = self.outputs.list().iter();
+        let mut reasons: Vec<String> = outputs.filter_map(Output::reason).collect();
         reasons.extend(
             rings
                 .iter()
@@ -269,8 +260,13 @@ impl<'w> Transmit<'w> {
             State::Waiting
         };
         self.worker.set_state(state, reasons.join("; "));
-        let output = self.output.status();
-        self.worker.live().set_details(Details { output, rings });
+        let outputs = self.outputs.list().iter();
+        let interfaces = outputs
+            .map(|output| (output.status(), output.live.clone()))
+            .collect();
+        self.worker
+            .live()
+            .set_details(Details { interfaces, rings });
     }
 
     /// A changed spec: what can be taken over on the fly is; other rings or another interface begin anew.
@@ -289,9 +285,11 @@ impl<'w> Transmit<'w> {
             }
             old.iter_mut().for_each(Feed::detach);
         }
-        if spec.interfaces != self.spec.interfaces || spec.qdisc_bypass != self.spec.qdisc_bypass {
-            self.output =
-                Output::new(&spec).map_err(|e| format!("cannot watch interfaces: {e}"))?;
+        let way =
+            |spec: &TransmitSpec| (spec.interfaces.clone(), spec.io.clone(), spec.qdisc_bypass);
+        if way(&spec) != way(&self.spec) {
+            self.outputs =
+                Outputs::new(&spec).map_err(|e| format!("cannot watch interfaces: {e}"))?;
         }
         self.spec = TransmitSpec::clone(&spec);
         self.show();

@@ -14,12 +14,14 @@ pub(crate) const LOAD: &str = "CAP_BPF and CAP_NET_ADMIN";
 /// The same, for programs that read the kernel's memory as well.
 pub(crate) const TRACE: &str = "CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON";
 
-/// Loads the maps of an object; its programs are only parsed.
-pub(crate) fn load(object: &[u8], capability: &'static str) -> Result<Ebpf, Error> {
-    // A kernel without BTF says so itself when a program needs it.
-    let btf = Btf::from_sys_fs().ok();
+/// Loads the maps of an object; its programs are only parsed. `btf` is the kernel's, for programs that look into its structures.
+pub(crate) fn load(
+    object: &[u8],
+    btf: Option<&Btf>,
+    capability: &'static str,
+) -> Result<Ebpf, Error> {
     EbpfLoader::new()
-        .btf(btf.as_ref())
+        .btf(btf)
         .load(object)
         .map_err(failed("load a BPF object", capability))
 }

@@ -60,12 +60,12 @@ impl Live {
     /// live frames (before 5.18), has no BTF, or there is no `/dev/net/tun`.
     pub fn new() -> Result<Live, Error> {
         let object = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/live.bpf.o"));
-        let mut ebpf = bpf::load(object, TRACE)?;
+        let btf = Btf::from_sys_fs().map_err(bpf::failed("read the kernel's BTF", TRACE))?;
+        let mut ebpf = bpf::load(object, Some(&btf), TRACE)?;
         let area = Area::new(bpf::array(&mut ebpf, "frames")?)?;
         let outputs = bpf::map(&mut ebpf, "outputs")?;
         let outputs =
             DevMap::try_from(outputs).map_err(bpf::failed("use the map of outputs", TRACE))?;
-        let btf = Btf::from_sys_fs().map_err(bpf::failed("read the kernel's BTF", TRACE))?;
         for (name, tracepoint) in [
             ("not_queued", "xdp_redirect_err"),
             ("flushed", "xdp_devmap_xmit"),
@@ -274,6 +274,7 @@ impl Transmitter for Live {
 
     fn set_interfaces(&mut self, ifindexes: &[u32]) -> Result<(), Error> {
         self.few.set_interfaces(ifindexes)?;
+        self.path.wait(); // what is sent in another way from now on must not overtake live frames
         let used = (0..).zip(ifindexes.iter().take(MAX_OUTPUTS));
         for (place, ifindex) in used.filter(|(_, ifindex)| **ifindex != 0) {
             self.outputs
@@ -291,7 +292,7 @@ impl Transmitter for Live {
             .map(|frame| (frame.outputs & self.places).count_ones());
         let attempts = attempts.sum::<u32>() as usize;
         let drained = || (0..MAX_OUTPUTS).all(|output| self.few.is_drained(output));
-        if self.path.choose(attempts, drained) {
+        if attempts > 0 && self.path.choose(attempts, drained) {
             clear(reports, self.places);
             self.send_many(frames, reports);
             self.path.took_live();

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::{Error, Outgoing, SendReport, Transmitter, sys};
 
@@ -20,6 +20,8 @@ const RETRY_PAUSES: [Duration; 3] = [
 ];
 /// How long a call waits for room in the socket's own queue.
 const QUEUE_TIMEOUT_MS: libc::c_int = 100;
+/// How long a socket that is to be closed is waited for.
+const DRAIN: Duration = Duration::from_millis(5);
 /// The largest MTU of Linux, Ethernet header and two tags.
 const MAX_FRAME: usize = 65_535 + 14 + 8;
 
@@ -75,6 +77,17 @@ impl Sendmmsg {
         let mut transmit = Sendmmsg::new(qdisc_bypass);
         transmit.set_interfaces(&[ifindex])?;
         Ok(transmit)
+    }
+
+    /// Waits, not for long, until all has arrived that was sent through sockets that are to be closed: what is sent in another way
+    /// from then on must not overtake it.
+    fn drain(&self, closing: impl Fn(&Socket) -> bool) {
+        let end = Instant::now() + DRAIN;
+        let full = |socket: &Socket| sys::unsent_bytes(socket.fd.as_fd()).is_ok_and(|n| n > 0);
+        let waits = || self.sockets.iter().flatten().any(|s| closing(s) && full(s));
+        while waits() && Instant::now() < end {
+            std::thread::yield_now();
+        }
     }
 
     /// Whether everything that was sent to an interface has left its queues and those of its peer, as far as the kernel knows.
@@ -224,7 +237,9 @@ impl Transmitter for Sendmmsg {
             }
         };
         let opened: Result<Vec<Option<Socket>>, Error> = ifindexes.iter().map(open).collect();
-        let mut sockets = std::mem::replace(&mut self.sockets, opened?);
+        let opened = opened?;
+        self.drain(|socket| !ifindexes.contains(&socket.ifindex));
+        let mut sockets = std::mem::replace(&mut self.sockets, opened);
         for (place, ifindex) in self.sockets.iter_mut().zip(ifindexes) {
             if place.is_none() {
                 let mut old = sockets.iter_mut();

@@ -38,7 +38,7 @@ impl Tc {
     /// [`Error::Permission`] (CAP_BPF, CAP_NET_ADMIN); [`Error::System`] when the kernel is too old (before 5.17).
     pub fn new() -> Result<Tc, Error> {
         let object = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tc.bpf.o"));
-        let mut ebpf = bpf::load(object, LOAD)?;
+        let mut ebpf = bpf::load(object, None, LOAD)?;
         let area = Area::new(bpf::array(&mut ebpf, "frames")?)?;
         let program: &mut SchedClassifier = bpf::program(&mut ebpf, "send")?;
         program

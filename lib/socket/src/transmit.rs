@@ -213,6 +213,28 @@ impl SendReport {
         self.exceptions.push((index as u64, fate));
     }
 
+    /// This report, with what became of its [`Fate::Unreachable`] frames when they were sent in another way, by a call in which
+    /// each frame had the same place.
+    pub fn with_retried(mut self, retried: SendReport) -> SendReport {
+        self.exceptions
+            .retain(|(_, fate)| *fate != Fate::Unreachable);
+        self.exceptions.extend(retried.exceptions);
+        SendReport {
+            sent: self.sent + retried.sent,
+            sent_bytes: self.sent_bytes + retried.sent_bytes,
+            enobufs: self.enobufs + retried.enobufs,
+            oversize: self.oversize + retried.oversize,
+            malformed: self.malformed + retried.malformed,
+            link_down: self.link_down + retried.link_down,
+            no_interface: self.no_interface + retried.no_interface,
+            unreachable: retried.unreachable,
+            other: self.other + retried.other,
+            last_errno: retried.last_errno.max(self.last_errno),
+            retries: self.retries + retried.retries,
+            exceptions: self.exceptions,
+        }
+    }
+
     /// Whether the interface cannot be sent to at present: it is down, or gone.
     pub fn interrupted(&self) -> bool {
         self.link_down + self.no_interface > 0

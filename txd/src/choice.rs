@@ -1,0 +1,300 @@
+//! Which way frames take to an interface: the fastest one that is safe and that the interface really delivers.
+
+use crate::output::Output;
+use fluxcap_options::TransmitIo;
+use fluxcap_socket::{Error, Link, Live, Sendmmsg, Tc, Transmitter};
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::time::{Duration, Instant};
+
+/// The largest MTU with which all frames are short enough for live frames (3408 bytes), header and a tag included.
+const LIVE_MTU: u32 = 3390;
+/// After this time an interface that took no live frames is tried again; after twice as long each further time.
+const RETRY_LIVE: Duration = Duration::from_secs(5);
+/// How often that time is doubled: to five minutes.
+const RETRY_DOUBLINGS: u32 = 6;
+
+/// A way of sending.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Io {
+    /// BPF live frames.
+    Live,
+    /// Clones by a BPF program for tc.
+    Tc,
+    /// Packet sockets.
+    Sendmmsg,
+}
+
+impl Io {
+    /// All of them, in the order of their places in [`Backends`].
+    pub(crate) const ALL: [Io; 3] = [Io::Live, Io::Tc, Io::Sendmmsg];
+
+    /// The word for it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Io::Live => "live",
+            Io::Tc => "tc",
+            Io::Sendmmsg => "sendmmsg",
+        }
+    }
+}
+
+/// The transmitters. Opening one with a BPF program takes a tenth of a second, so that is done beside the data path.
+#[derive(Debug)]
+pub(crate) struct Backends {
+    slots: [Slot; Io::ALL.len()],
+    /// Those that are being opened come here.
+    opening: Option<Receiver<Opened>>,
+}
+
+type Opened = (Io, Result<Box<dyn Transmitter>, Error>);
+
+#[derive(Debug, Default)]
+struct Slot {
+    open: Option<Box<dyn Transmitter>>,
+    /// Why it cannot be opened.
+    problem: Option<String>,
+    /// The interface at each place.
+    places: Vec<u32>,
+}
+
+/// Why a way of sending cannot be had.
+enum Unfit {
+    /// It is being opened.
+    NotYet,
+    /// It cannot be opened, or does not serve the interface.
+    Never(String),
+}
+
+impl Backends {
+    /// Opens what may be wanted: what was asked for by name at once, what `auto` may choose in the background, because
+    /// packet sockets serve meanwhile.
+    pub(crate) fn new(wanted: TransmitIo, qdisc_bypass: bool) -> Backends {
+        let mut backends = Backends {
+            slots: Default::default(),
+            opening: None,
+        };
+        if matches!(wanted, TransmitIo::Auto | TransmitIo::Sendmmsg) {
+            backends.take((Io::Sendmmsg, Ok(Box::new(Sendmmsg::new(qdisc_bypass)))));
+        }
+        match wanted {
+            TransmitIo::Auto => backends.open_beside(&[Io::Live, Io::Tc]),
+            TransmitIo::Live => backends.take((Io::Live, open(Io::Live))),
+            TransmitIo::Tc => backends.take((Io::Tc, open(Io::Tc))),
+            TransmitIo::AfXdp | TransmitIo::Sendmmsg => {}
+        }
+        backends
+    }
+
+    /// Opens them on a thread of its own, which is in the same network namespace.
+    fn open_beside(&mut self, ios: &'static [Io]) {
+        let (sender, receiver) = channel();
+        let open_all = move || {
+            for io in ios {
+                // Nobody waits any more when the transmit has ended.
+                let _ = sender.send((*io, open(*io)));
+            }
+        };
+        match std::thread::Builder::new()
+            .name("open-io".to_owned())
+            .spawn(open_all)
+        {
+            Ok(_) => self.opening = Some(receiver),
+            Err(error) => tracing::warn!(%error, "cannot start a thread to load BPF programs"),
+        }
+    }
+
+    /// Takes over what has been opened meanwhile. True when there is something new.
+    pub(crate) fn collect(&mut self) -> bool {
+        let mut news = false;
+        while let Some(opening) = &self.opening {
+            match opening.try_recv() {
+                Ok(opened) => self.take(opened),
+                Err(TryRecvError::Disconnected) => self.opening = None,
+                Err(TryRecvError::Empty) => return news,
+            }
+            news = true;
+        }
+        news
+    }
+
+    fn take(&mut self, (io, opened): Opened) {
+        let slot = &mut self.slots[io as usize];
+        match opened {
+            Ok(open) => slot.open = Some(open),
+            Err(error) => slot.problem = Some(explain(&error)),
+        }
+    }
+
+    /// The transmitters that serve an interface.
+    pub(crate) fn in_use(&mut self) -> impl Iterator<Item = &mut Box<dyn Transmitter>> {
+        let used = |slot: &&mut Slot| slot.places.iter().any(|ifindex| *ifindex != 0);
+        let used = self.slots.iter_mut().filter(used);
+        used.filter_map(|slot| slot.open.as_mut())
+    }
+
+    /// One of them, if it is open.
+    pub(crate) fn get(&mut self, io: Io) -> Option<&mut Box<dyn Transmitter>> {
+        self.slots[io as usize].open.as_mut()
+    }
+
+    /// Has an interface served by this way of sending at a place of the list.
+    fn assign(&mut self, io: Io, place: usize, ifindex: u32) -> Result<(), Unfit> {
+        let slot = &mut self.slots[io as usize];
+        let Some(open) = &mut slot.open else {
+            return Err(match &slot.problem {
+                Some(problem) => Unfit::Never(problem.clone()),
+                None if self.opening.is_some() => Unfit::NotYet,
+                None => Unfit::Never("is not open".to_owned()),
+            });
+        };
+        let mut places = slot.places.clone();
+        places.resize(places.len().max(place + 1), 0);
+        places[place] = ifindex;
+        open.set_interfaces(&places)
+            .map_err(|error| Unfit::Never(explain(&error)))?;
+        slot.places = places;
+        Ok(())
+    }
+
+    /// Lets no way of sending serve a place.
+    pub(crate) fn release(&mut self, place: usize) {
+        for slot in &mut self.slots {
+            let Some(ifindex) = slot.places.get_mut(place).filter(|index| **index != 0) else {
+                continue;
+            };
+            *ifindex = 0;
+            if let Some(open) = &mut slot.open
+                && let Err(error) = open.set_interfaces(&slot.places)
+            {
+                // Another interface that it serves is gone, and will be found missing.
+                tracing::debug!(io = open.name(), %error, "cannot let go of an interface");
+            }
+        }
+    }
+}
+
+fn open(io: Io) -> Result<Box<dyn Transmitter>, Error> {
+    Ok(match io {
+        Io::Live => Box::new(Live::new()?),
+        Io::Tc => Box::new(Tc::new()?),
+        Io::Sendmmsg => Box::new(Sendmmsg::new(false)),
+    })
+}
+
+/// An error with its causes.
+fn explain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// The ways to try for an interface, the best first, and what is to be said of each that is left out.
+fn candidates(wanted: TransmitIo, link: &Link, bounced: bool) -> (Vec<Io>, Vec<String>) {
+    match wanted {
+        TransmitIo::Live => (vec![Io::Live], Vec::new()),
+        TransmitIo::Tc => (vec![Io::Tc], Vec::new()),
+        TransmitIo::Sendmmsg => (vec![Io::Sendmmsg], Vec::new()),
+        TransmitIo::AfXdp => (Vec::new(), vec!["af_xdp is not built in".to_owned()]),
+        TransmitIo::Auto => {
+            let why_not = if link.kind != "veth" {
+                "live: on request only, but for veth".to_owned()
+            } else if link.mtu > LIVE_MTU {
+                format!("live: on request only beyond an MTU of {LIVE_MTU}")
+            } else if bounced {
+                "live: the peer takes no such frames, turn its GRO on (ethtool -K PEER gro on) or attach an XDP program to it"
+                    .to_owned()
+            } else {
+                return (Io::ALL.to_vec(), Vec::new());
+            };
+            (vec![Io::Tc, Io::Sendmmsg], vec![why_not])
+        }
+    }
+}
+
+/// What a choice depends on: the interface, and whether its MTU is fit for live frames.
+pub(crate) fn fitness(link: &Link) -> (u32, bool) {
+    (link.index, link.mtu <= LIVE_MTU)
+}
+
+/// What is remembered of an output from one choice to the next.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Memory {
+    /// When it turned out that the interface takes no live frames; none while it may.
+    bounced: Option<Instant>,
+    /// How often that happened in a row.
+    times: u32,
+}
+
+impl Memory {
+    /// Takes note that the interface took no live frames. True when that is news.
+    pub(crate) fn bounce(&mut self) -> bool {
+        self.bounced = Some(Instant::now());
+        self.times += 1;
+        self.times == 1
+    }
+
+    /// Whether it is time to try again.
+    pub(crate) fn retry_is_due(&self) -> bool {
+        let doublings = self.times.saturating_sub(1).min(RETRY_DOUBLINGS);
+        let delay = RETRY_LIVE * (1 << doublings);
+        self.bounced.is_some_and(|at| at.elapsed() >= delay)
+    }
+
+    /// To be tried again now.
+    pub(crate) fn retry(&mut self) {
+        self.bounced = None;
+    }
+}
+
+/// Chooses the way to an output that has a link, and opens it. What was there before is let go.
+pub(crate) fn choose(
+    output: &mut Output,
+    place: usize,
+    wanted: TransmitIo,
+    memory: Memory,
+    backends: &mut Backends,
+) {
+    backends.release(place);
+    (output.io, output.io_reason, output.problem) = Default::default();
+    output.provisional = false;
+    output.chosen_for = output.link.as_ref().map(fitness);
+    let Some(link) = &output.link else { return };
+    if !link.ethernet {
+        output.problem = format!("interface {} is not an Ethernet interface", link.name);
+        return;
+    }
+    let (candidates, mut remarks) = candidates(wanted, link, memory.bounced.is_some());
+    for io in candidates {
+        match backends.assign(io, place, link.index) {
+            Ok(()) => {
+                remarks.insert(0, merit(io).to_owned());
+                output.io_reason = remarks.join("; ");
+                output.io = Some(io);
+                tracing::info!(interface = %link.name, ifindex = link.index, io = io.as_str(), why = %output.io_reason, "transmitting");
+                return;
+            }
+            Err(Unfit::NotYet) => {
+                output.provisional = true;
+                remarks.push(format!("{}: being prepared", io.as_str()));
+            }
+            Err(Unfit::Never(problem)) => remarks.push(format!("{}: {problem}", io.as_str())),
+        }
+    }
+    output.problem = format!("cannot transmit on {}: {}", link.name, remarks.join("; "));
+}
+
+/// What speaks for it.
+fn merit(io: Io) -> &'static str {
+    match io {
+        Io::Live => "the fastest way to a veth; bursts of less than 26 frames go by sendmmsg",
+        Io::Tc => "the fastest way that works with every driver",
+        Io::Sendmmsg => "works on every interface",
+    }
+}

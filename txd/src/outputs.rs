@@ -1,0 +1,192 @@
+//! The interfaces of a transmit, and the transmitters that serve them.
+
+use crate::choice::{self, Backends, Io, Memory};
+use crate::output::Output;
+use fluxcap_options::TransmitIo;
+use fluxcap_proto::v1::TransmitSpec;
+use fluxcap_socket::{Error, Fate, LinkEvent, LinkWatch, MAX_OUTPUTS, Outgoing, SendReport};
+use std::time::{Duration, Instant};
+
+/// Time between two attempts to open an output that is there but cannot be opened.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// All outputs of a transmit. The place of an output in the list is its bit in [`Outgoing::outputs`].
+#[derive(Debug)]
+pub(crate) struct Outputs {
+    wanted: TransmitIo,
+    links: LinkWatch,
+    list: Vec<Output>,
+    memories: Vec<Memory>,
+    backends: Backends,
+    reports: [SendReport; MAX_OUTPUTS],
+    tried: Instant,
+}
+
+impl Outputs {
+    /// Looks for the interfaces of the spec.
+    ///
+    /// # Errors
+    /// When interfaces cannot be watched.
+    pub(crate) fn new(spec: &TransmitSpec) -> Result<Outputs, Error> {
+        let wanted = TransmitIo::from_spec(&spec.io).unwrap_or_default();
+        let mut outputs = Outputs {
+            wanted,
+            links: LinkWatch::open()?,
+            list: spec
+                .interfaces
+                .iter()
+                .take(MAX_OUTPUTS)
+                .map(|name| Output::new(name))
+                .collect(),
+            memories: vec![Memory::default(); spec.interfaces.len().min(MAX_OUTPUTS)],
+            backends: Backends::new(wanted, spec.qdisc_bypass),
+            reports: Default::default(),
+            tried: Instant::now(),
+        };
+        outputs.find();
+        Ok(outputs)
+    }
+
+    /// The outputs, in the order of the spec.
+    pub(crate) fn list(&self) -> &[Output] {
+        &self.list
+    }
+
+    /// What became of the frames of the last [`Outputs::send`], for each output.
+    pub(crate) fn reports(&self) -> &[SendReport] {
+        &self.reports
+    }
+
+    /// Sends frames to the outputs that they are for, each of which must be open. False when one of them turned out to be down or gone.
+    ///
+    /// An output that takes no live frames, or not any more, gets them in another way, unless they were asked for by name.
+    pub(crate) fn send(&mut self, frames: &mut [Outgoing<'_>]) -> bool {
+        for backend in self.backends.in_use() {
+            backend.send(frames, &mut self.reports);
+        }
+        for place in 0..self.list.len() {
+            if self.reports[place].unreachable > 0 && self.list[place].io == Some(Io::Live) {
+                self.send_otherwise(frames, place);
+            }
+        }
+        let mut served = self.reports.iter().take(self.list.len());
+        !served.any(SendReport::interrupted)
+    }
+
+    /// Sends what did not reach an output by live frames: the last of the frames that it was to get, so order is kept.
+    #[cold]
+    fn send_otherwise(&mut self, frames: &mut [Outgoing<'_>], place: usize) {
+        let news = self.memories[place].bounce();
+        if self.wanted != TransmitIo::Auto {
+            self.list[place].io_reason = "the peer takes no live frames: turn its GRO on (ethtool -K PEER gro on), attach an XDP program to it, or use --io auto".to_owned();
+            return;
+        }
+        let report = std::mem::take(&mut self.reports[place]);
+        let bit = 1 << place;
+        let mut outputs = Vec::with_capacity(frames.len());
+        for (at, frame) in frames.iter_mut().enumerate() {
+            outputs.push(frame.outputs);
+            frame.outputs &= bit;
+            if frame.outputs != 0 && report.fate(at) != Fate::Unreachable {
+                frame.outputs = 0;
+            }
+        }
+        if news {
+            tracing::warn!(interface = %self.list[place].name, "the peer takes no live frames (any more)");
+        }
+        self.choose(place);
+        if let Some(backend) = self.list[place].io.and_then(|io| self.backends.get(io)) {
+            let mut reports: [SendReport; MAX_OUTPUTS] = Default::default();
+            backend.send(frames, &mut reports);
+            self.reports[place] = report.with_retried(std::mem::take(&mut reports[place]));
+        } else {
+            self.reports[place] = report;
+        }
+        for (frame, outputs) in frames.iter_mut().zip(outputs) {
+            frame.outputs = outputs;
+        }
+    }
+
+    /// Takes note of links that came, went or changed, and tries again what could not be opened. True when something changed.
+    pub(crate) fn follow(&mut self) -> bool {
+        let (mut changed, mut lost_events) = (false, false);
+        let list = &mut self.list;
+        let drained = self.links.drain(|event| match event {
+            LinkEvent::Changed(seen) => {
+                for output in list.iter_mut() {
+                    match &mut output.link {
+                        Some(known) if known.index == seen.index => {
+                            (*known, changed) = (seen.clone(), true);
+                        }
+                        None if seen.is_called(&output.name) => lost_events = true,
+                        _ => {}
+                    }
+                }
+            }
+            LinkEvent::Removed { index, .. } => {
+                let gone = |output: &&mut Output| {
+                    let link = output.link.as_ref();
+                    link.is_some_and(|known| known.index == index)
+                };
+                for output in list.iter_mut().filter(gone) {
+                    (output.link, changed) = (None, true);
+                }
+            }
+            LinkEvent::Overrun => lost_events = true,
+        });
+        let idle = self.list.iter().any(|output| output.reason().is_some());
+        if lost_events || drained.is_err() || (idle && self.tried.elapsed() >= RETRY) {
+            self.find();
+            return true;
+        }
+        self.settle() || changed
+    }
+
+    /// Looks for the interfaces among all that there are.
+    fn find(&mut self) {
+        self.tried = Instant::now();
+        let links = match self.links.links() {
+            Ok(links) => links,
+            Err(error) => return tracing::warn!(%error, "cannot list interfaces"),
+        };
+        for output in &mut self.list {
+            let index = output.link.as_ref().map(|link| link.index);
+            let known = links.iter().find(|link| Some(link.index) == index);
+            let named = || links.iter().find(|link| link.is_called(&output.name));
+            output.link = known.or_else(named).cloned();
+        }
+        self.settle();
+    }
+
+    /// Chooses a way for each output that has another interface than before, or none that works, or for which a better one
+    /// may work by now. True when something was chosen.
+    fn settle(&mut self) -> bool {
+        let mut chosen = false;
+        let news = self.backends.collect();
+        for place in 0..self.list.len() {
+            let output = &self.list[place];
+            let retry = self.memories[place].retry_is_due() && self.wanted == TransmitIo::Auto;
+            if !output.is_settled() {
+                self.memories[place] = Memory::default();
+            } else if retry {
+                self.memories[place].retry();
+            } else if !(news && output.provisional) {
+                continue;
+            }
+            self.choose(place);
+            chosen = true;
+        }
+        chosen
+    }
+
+    fn choose(&mut self, place: usize) {
+        let memory = self.memories[place];
+        choice::choose(
+            &mut self.list[place],
+            place,
+            self.wanted,
+            memory,
+            &mut self.backends,
+        );
+    }
+}
