@@ -181,10 +181,13 @@ fn open(io: Io) -> Result<Box<dyn Transmitter>, Error> {
     })
 }
 
-/// An error with its causes.
-fn explain(error: &dyn std::error::Error) -> String {
+/// An error with its causes; a missing capability is cause enough.
+fn explain(error: &Error) -> String {
     let mut text = error.to_string();
-    let mut cause = error.source();
+    let mut cause = std::error::Error::source(error);
+    if matches!(error, Error::Permission { .. }) {
+        return text;
+    }
     while let Some(error) = cause {
         let more = error.to_string();
         if !text.contains(&more) {

@@ -196,8 +196,15 @@ fn settle(
             continue;
         }
         feed.finish(picked);
+        // Copies first: killed in between, more may be missing than was counted as delivered, never less.
+        let copied = outcomes[Outcome::Copied.index()];
+        if copied != 0 {
+            feed.settle(Outcome::Copied, u64::from(copied));
+        }
         for (outcome, n) in nonzero(outcomes) {
-            feed.settle(outcome, n);
+            if outcome != Outcome::Copied {
+                feed.settle(outcome, n);
+            }
             live.total.add(outcome, n);
         }
     }

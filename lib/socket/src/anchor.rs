@@ -35,7 +35,7 @@ impl Anchor {
     /// Makes the interface in the network namespace of the calling thread.
     ///
     /// # Errors
-    /// [`Error::Permission`] (CAP_NET_ADMIN), [`Error::System`] when there is no `/dev/net/tun`.
+    /// [`Error::Permission`] (CAP_NET_ADMIN), [`Error::System`] when `/dev/net/tun` cannot be opened.
     pub(crate) fn new() -> Result<Anchor, Error> {
         let failed = |source: io::Error| match source.raw_os_error() {
             Some(libc::EPERM | libc::EACCES) => Error::Permission {
@@ -43,17 +43,16 @@ impl Anchor {
                 capability: "CAP_NET_ADMIN",
                 source,
             },
-            _ => Error::system("make a TAP interface with /dev/net/tun", source),
+            _ => Error::system("make a TAP interface", source),
         };
-        let tap = OpenOptions::new()
+        let opened = OpenOptions::new()
             .read(true)
             .write(true)
-            .open("/dev/net/tun")
-            .map_err(failed)?;
+            .open("/dev/net/tun");
+        let tap = opened.map_err(|source| Error::system("open /dev/net/tun", source))?;
         let mut request = TapRequest {
             name: [0; libc::IFNAMSIZ],
-            // IFF_TAP | IFF_NO_PI, 0x1002.
-            flags: libc::IFF_TAP as libc::c_short | libc::IFF_NO_PI as libc::c_short,
+            flags: libc::c_short::try_from(libc::IFF_TAP | libc::IFF_NO_PI).unwrap_or_default(),
             padding: [0; 22],
         };
         request.name[..NAME.len()].copy_from_slice(NAME);

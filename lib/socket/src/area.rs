@@ -65,6 +65,9 @@ struct Header {
     event: [Event; EVENTS],
 }
 
+/// [`MAX_OUTPUTS`] as it is stored.
+const PLACES: u8 = 12;
+const _: () = assert!(PLACES as usize == MAX_OUTPUTS);
 const _: () = assert!(size_of::<Header>() <= DATA_AT && FRAME_LEN == 4 + MAX_OUTPUTS);
 
 /// What a run of the live program came to at one output.
@@ -163,16 +166,12 @@ impl Area {
         };
         let mut head = [0_u8; FRAME_LEN];
         let mut count = 0;
-        let mut rest = outputs;
-        while rest != 0 && count < MAX_OUTPUTS {
-            // Below 16.
-            head[4 + count] = rest.trailing_zeros() as u8;
-            rest &= rest - 1;
+        for output in (0..PLACES).filter(|output| outputs & (1 << output) != 0) {
+            head[4 + usize::from(count)] = output;
             count += 1;
         }
         head[..2].copy_from_slice(&short.to_ne_bytes());
-        // At most MAX_OUTPUTS.
-        head[2] = count as u8;
+        head[2] = count;
         // SAFETY: `total` bytes from `place` on are within the mapping; head and pieces are together no longer than that, and
         // lie elsewhere. The program, which also writes the header, is not running.
         unsafe {
@@ -185,7 +184,7 @@ impl Area {
             }
         }
         self.used += total;
-        self.attempts += count;
+        self.attempts += usize::from(count);
         true
     }
 
@@ -196,8 +195,7 @@ impl Area {
 
     /// To be called before the program is run.
     pub(crate) fn end(&mut self) {
-        // At most DATA_LEN.
-        let end = self.used as u32;
+        let end = u32::try_from(self.used).unwrap_or(0);
         // SAFETY: see `field`; the program is not running.
         unsafe { field!(self, end).write_volatile(end) };
     }
