@@ -9,7 +9,7 @@
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
 #define SHORTEST 14		/* an Ethernet header */
-#define LONGEST (16u << 10)
+#define LONGEST (15u << 10)	/* somewhat less than a socket buffer of one piece holds, BPF_SKB_MAX_LEN in net/core/filter.c */
 
 struct state {
 	struct __sk_buff *skb;

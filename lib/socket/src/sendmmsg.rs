@@ -98,6 +98,15 @@ impl Sendmmsg {
         sys::unsent_bytes(socket.fd.as_fd()).is_ok_and(|bytes| bytes == 0)
     }
 
+    /// Whether an interface is down, or gone.
+    #[cold]
+    pub(crate) fn is_down(&self, output: usize) -> bool {
+        let Some(Some(socket)) = self.sockets.get(output) else {
+            return false;
+        };
+        !sys::is_up(socket.fd.as_fd(), socket.ifindex).unwrap_or(false)
+    }
+
     /// Sends the frames of one output, beginning at place `from` of the call.
     pub(crate) fn send_to(
         &mut self,

@@ -69,6 +69,29 @@ pub(crate) fn get_int(fd: BorrowedFd<'_>, level: i32, name: i32) -> io::Result<i
     check(result).map(|_| value)
 }
 
+/// Whether an interface is up (SIOCGIFNAME, SIOCGIFFLAGS; netdevice(7)), in the network namespace of the socket.
+pub(crate) fn is_up(fd: BorrowedFd<'_>, ifindex: u32) -> io::Result<bool> {
+    // SAFETY: an ifreq is plain bytes, integers and pointers, all of which may be zero.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_ifru.ifru_ifindex = i32::try_from(ifindex).unwrap_or(0);
+    // SAFETY: both calls read and write one ifreq. The first reads the index and writes the name, the second
+    // reads the name and writes the flags, which are then the member in use.
+    let flags = unsafe {
+        check(libc::ioctl(
+            fd.as_raw_fd(),
+            libc::SIOCGIFNAME,
+            &raw mut request,
+        ))?;
+        check(libc::ioctl(
+            fd.as_raw_fd(),
+            libc::SIOCGIFFLAGS,
+            &raw mut request,
+        ))?;
+        request.ifr_ifru.ifru_flags
+    };
+    Ok(i32::from(flags) & libc::IFF_UP != 0)
+}
+
 /// Bytes that a socket has sent and the kernel has not let go of yet (SIOCOUTQ).
 pub(crate) fn unsent_bytes(fd: BorrowedFd<'_>) -> io::Result<i32> {
     let mut value: libc::c_int = 0;

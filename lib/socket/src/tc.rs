@@ -11,17 +11,17 @@ use crate::transmit::{clear, places};
 use crate::{Error, Fate, MAX_OUTPUTS, Outgoing, SendReport, Sendmmsg, Transmitter};
 
 /// The longest frame, as the program has it.
-const LONGEST: usize = 16 << 10;
+const LONGEST: usize = 15 << 10;
 /// Bytes of the socket buffer at first: the shortest that the kernel makes, and some room.
 const TEMPLATE: usize = 64;
-/// Results beyond errors (`linux/netdevice.h`): the frame was dropped; it was taken, and the queue is getting full.
+/// Results beyond errors (`linux/netdevice.h`): the frame was dropped; a frame was dropped.
 const NET_XMIT_DROP: i32 = 1;
 const NET_XMIT_CN: i32 = 2;
 
 /// A transmitter by clones of a socket buffer; works with every driver.
 ///
 /// At most 64 frames are sent in one system call: more would overrun the queue behind a veth, which the kernel only empties
-/// at the end. Frames longer than 16 KiB go through packet sockets.
+/// at the end. Frames longer than 15 KiB go through packet sockets.
 #[derive(Debug)]
 pub struct Tc {
     ebpf: Ebpf,
@@ -81,7 +81,8 @@ impl Tc {
                     continue;
                 }
                 if attempt < self.area.attempted() {
-                    count(self.area.result(attempt), place, frame, report);
+                    let closed = || self.long.is_down(output);
+                    count(self.area.result(attempt), place, frame, closed, report);
                 } else {
                     report.refuse(place, errno);
                 }
@@ -120,11 +121,21 @@ impl Tc {
     }
 }
 
-/// Counts a frame by what the kernel said of its clone.
-fn count(result: i32, place: usize, frame: &Outgoing<'_>, report: &mut SendReport) {
+/// Counts a frame by what the kernel said of its clone. `closed` tells whether the interface is down.
+fn count(
+    result: i32,
+    place: usize,
+    frame: &Outgoing<'_>,
+    closed: impl Fn() -> bool,
+    report: &mut SendReport,
+) {
     match result {
-        0 | NET_XMIT_CN => report.add_sent(frame.len() as u64),
+        0 => report.add_sent(frame.len() as u64),
         NET_XMIT_DROP => report.fail(place, Fate::NoBuffer),
+        // The queueing discipline of an interface that is down says so of each frame, which it drops (net/sched/sch_generic.c).
+        NET_XMIT_CN if closed() => report.fail(place, Fate::LinkDown),
+        // It has dropped this frame or another one of the same flow: one less is sent.
+        NET_XMIT_CN => report.fail(place, Fate::NoBuffer),
         error => match error.saturating_neg() {
             libc::ENOMEM => report.fail(place, Fate::NoBuffer),
             errno => report.refuse(place, errno),

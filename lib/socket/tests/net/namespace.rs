@@ -163,7 +163,7 @@ pub(crate) fn send_to<const N: usize>(
     frames: &[Vec<u8>],
     outputs: &[u16],
 ) -> [SendReport; N] {
-    let mut reports = [const { () }; N].map(|()| SendReport::default());
+    let mut reports: [SendReport; N] = std::array::from_fn(|_| SendReport::default());
     // Cut at odd places: the pieces must not show on the wire.
     let outgoing: Vec<Outgoing<'_>> = frames
         .iter()
