@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -155,8 +156,7 @@ impl PacketCapture {
             capture.set_filter(options.filter.as_deref())?;
         }
         if options.promiscuous {
-            capture
-                .join_promiscuous()
+            sys::join_promiscuous(capture.as_fd(), ifindex)
                 .map_err(failed("ask for promiscuous mode"))?;
         }
         sys::bind_packet(capture.as_fd(), ifindex, ETH_P_ALL)
@@ -169,9 +169,9 @@ impl PacketCapture {
         self.ifindex
     }
 
-    /// The next block, if the kernel has handed it over.
+    /// Where the next block begins, if the kernel has handed it over.
     #[inline]
-    pub fn next_block(&mut self) -> Option<Block<'_>> {
+    fn ready(&self) -> Option<NonNull<u8>> {
         let at = self.next.checked_mul(self.block_bytes)?;
         let block = self.mapping.at(at, self.block_bytes)?;
         // SAFETY: the word is within the mapping, which lives as long as `self`, and aligned, because
@@ -179,9 +179,21 @@ impl PacketCapture {
         let status: &AtomicU32 = unsafe { block.add(STATUS_OFFSET).cast().as_ref() };
         // SYNC POINT: block hand-over, the kernel's to ours. Acquire: what the kernel wrote before it set
         // the bit is visible after (smp_wmb in prb_flush_block, net/packet/af_packet.c).
-        if status.load(Ordering::Acquire) & libc::TP_STATUS_USER == 0 {
-            return None;
-        }
+        (status.load(Ordering::Acquire) & libc::TP_STATUS_USER != 0).then_some(block)
+    }
+
+    /// Whether there is a next block.
+    #[inline]
+    pub fn is_ready(&self) -> bool {
+        self.ready().is_some()
+    }
+
+    /// The next block, if the kernel has handed it over.
+    #[inline]
+    pub fn next_block(&mut self) -> Option<Block<'_>> {
+        let block = self.ready()?;
+        // SAFETY: as in `ready`; not borrowed from there, because `next` is borrowed mutably beside it.
+        let status: &AtomicU32 = unsafe { block.add(STATUS_OFFSET).cast().as_ref() };
         // SAFETY: this part of the mapping lies behind the status word, so no other reference covers it:
         // `Block` borrows `self` mutably, and the kernel writes here only after `Block` gave it back.
         let bytes = unsafe {
@@ -262,18 +274,6 @@ impl PacketCapture {
     /// when the interface is up again; after "away" it stays silent for ever.
     pub fn take_error(&self) -> Option<io::Error> {
         sys::take_error(self.as_fd())
-    }
-
-    /// By membership, which ends with the socket; never by the interface's flag, which would stay.
-    fn join_promiscuous(&self) -> io::Result<()> {
-        let request = libc::packet_mreq {
-            mr_ifindex: i32::try_from(self.ifindex)
-                .map_err(|_| io::Error::from_raw_os_error(libc::ENODEV))?,
-            mr_type: u16::try_from(libc::PACKET_MR_PROMISC).unwrap_or_default(),
-            mr_alen: 0,
-            mr_address: [0; 8],
-        };
-        set(self.as_fd(), libc::PACKET_ADD_MEMBERSHIP, &request)
     }
 }
 

@@ -1,13 +1,17 @@
 //! Packet sockets, link watch and interface queries of Linux, on plain system calls.
 //!
 //! ```text
-//!   PacketCapture  AF_PACKET, TPACKET_V3: blocks of frames, read where the kernel wrote them
+//!   Receiver       bursts of frames from an interface, read where the kernel wrote them
+//!     PacketCapture  AF_PACKET, TPACKET_V3, blocks of frames
+//!     XdpCapture     AF_XDP, a socket for each receive queue, before the network stack
 //!   Transmitter    a burst of frames out of one or several interfaces:
 //!     Live         BPF live frames, the fastest way to a veth
 //!     Tc           clones by a BPF program for traffic control, every driver
+//!     Xsk          AF_XDP sockets, for drivers that send without copies
 //!     Sendmmsg     packet sockets, works everywhere
 //!   LinkWatch      which interfaces exist, and what becomes of them (rtnetlink)
 //!   offloads()     what the driver does to frames before a capture sees them (ethtool)
+//!   pin_thread(), set_thread_priority()
 //!   poll()         sleeps until one of several descriptors has something to say
 //! ```
 //!
@@ -49,10 +53,13 @@ mod mapping;
 mod netlink;
 mod offloads;
 mod poll;
+mod receive;
 mod sendmmsg;
 mod sys;
 mod tc;
+mod thread;
 mod transmit;
+mod xsk;
 
 pub use block::{Block, Packet, Packets};
 pub use capture::{CaptureOptions, CaptureStatistics, PacketCapture, SockFilter};
@@ -62,6 +69,9 @@ pub use link_watch::{LinkEvent, LinkWatch};
 pub use live::Live;
 pub use offloads::{Offloads, offloads};
 pub use poll::{MAX_POLL, Ready, poll};
+pub use receive::{Received, ReceivedPackets, Receiver};
 pub use sendmmsg::Sendmmsg;
 pub use tc::Tc;
+pub use thread::{pin_thread, set_thread_priority};
 pub use transmit::{Fate, MAX_OUTPUTS, Outgoing, SendReport, Transmitter};
+pub use xsk::{XdpBurst, XdpCapture, XdpPackets, Xsk};

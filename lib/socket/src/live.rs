@@ -10,6 +10,7 @@ use aya::{Btf, Ebpf};
 use crate::anchor::Anchor;
 use crate::area::{ATTEMPTS, Area};
 use crate::bpf::{self, Run, TRACE};
+use crate::sendmmsg::SETTLE;
 use crate::transmit::{clear, places};
 use crate::{Error, Fate, MAX_OUTPUTS, Outgoing, SendReport, Sendmmsg, Transmitter};
 
@@ -254,11 +255,7 @@ impl Live {
         for (output, report) in reports.iter_mut().enumerate() {
             if outputs & (1 << output) != 0 {
                 let until = frames.get(..=place).unwrap_or_default();
-                self.few.send_to(output, until, place, report);
-                let end = Instant::now() + SETTLE;
-                while !self.few.is_drained(output) && Instant::now() < end {
-                    std::thread::yield_now();
-                }
+                self.few.send_alone(output, until, report);
             }
         }
         for next in &mut todo.next {
@@ -403,8 +400,6 @@ const MANY: usize = 26;
 const SMALL_BURSTS: u32 = 64;
 /// After such a pause, too.
 const PAUSE: Duration = Duration::from_millis(20);
-/// How long the kernel gets to pass on what is in the queues between two ways to the same peer.
-const SETTLE: Duration = Duration::from_millis(1);
 
 /// Which of the two ways frames take. They lead through different queues of the peer, so a change waits until those are empty.
 #[derive(Debug, Clone, Copy)]

@@ -1,10 +1,11 @@
 //! Memory that is shared with the kernel.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::ptr::NonNull;
 
-/// A shared mapping of what a descriptor offers: the ring of a socket, the value of an array map. Unmapped when dropped.
+/// Shared memory: what a descriptor offers (the ring of a socket, the value of an array map), or pages of our own that the kernel
+/// is told of. Unmapped when dropped.
 #[derive(Debug)]
 pub(crate) struct Mapping {
     start: NonNull<u8>,
@@ -17,15 +18,33 @@ unsafe impl Send for Mapping {}
 impl Mapping {
     /// Maps the first `len` bytes.
     pub(crate) fn of_fd(fd: BorrowedFd<'_>, len: usize) -> io::Result<Mapping> {
+        Mapping::of_fd_at(fd, 0, len)
+    }
+
+    /// Maps `len` bytes from `offset` on, which says what is wanted of some sockets.
+    pub(crate) fn of_fd_at(
+        fd: BorrowedFd<'_>,
+        offset: libc::off_t,
+        len: usize,
+    ) -> io::Result<Mapping> {
+        Mapping::new(libc::MAP_SHARED, fd.as_raw_fd(), offset, len)
+    }
+
+    /// New pages of zeros.
+    pub(crate) fn anonymous(len: usize) -> io::Result<Mapping> {
+        Mapping::new(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0, len)
+    }
+
+    fn new(flags: i32, fd: RawFd, offset: libc::off_t, len: usize) -> io::Result<Mapping> {
         // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing.
         let start = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
                 len,
                 libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED,
-                fd.as_raw_fd(),
-                0,
+                flags,
+                fd,
+                offset,
             )
         };
         if start == libc::MAP_FAILED {
@@ -40,6 +59,11 @@ impl Mapping {
         let end = offset.checked_add(len)?;
         // SAFETY: offset <= end <= self.len, so the address is within the mapping.
         (end <= self.len).then(|| unsafe { self.start.add(offset) })
+    }
+
+    /// Bytes that are mapped.
+    pub(crate) fn len(&self) -> usize {
+        self.len
     }
 }
 

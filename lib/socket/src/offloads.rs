@@ -62,6 +62,38 @@ pub fn offloads(name: &str) -> Result<Offloads, Error> {
     })
 }
 
+/// How many receive queues the interface `name` uses. Drivers that do not say have one.
+///
+/// # Errors
+/// [`Error::System`] when there is no such interface.
+pub(crate) fn receive_queues(name: &str) -> Result<u32, Error> {
+    let failed = |source| Error::system("read the channels of the interface", source);
+    let socket = sys::socket(libc::AF_UNIX, libc::SOCK_DGRAM, 0).map_err(failed)?;
+    let mut channels = EthtoolChannels {
+        command: ETHTOOL_GCHANNELS,
+        max: [0; 4],
+        rx: 0,
+        tx: 0,
+        other: 0,
+        combined: 0,
+    };
+    ask(socket.as_fd(), name, &mut channels).map_err(failed)?;
+    Ok(channels.rx.saturating_add(channels.combined).max(1))
+}
+
+const ETHTOOL_GCHANNELS: u32 = 0x3c;
+
+/// `struct ethtool_channels`.
+#[repr(C)]
+struct EthtoolChannels {
+    command: u32,
+    max: [u32; 4],
+    rx: u32,
+    tx: u32,
+    other: u32,
+    combined: u32,
+}
+
 /// `struct ethtool_value`.
 #[repr(C)]
 struct EthtoolValue {
@@ -69,23 +101,33 @@ struct EthtoolValue {
     data: u32,
 }
 
+/// What the commands of ethtool read and write: C structures of integers, which begin with the command.
+trait Parameter {}
+impl Parameter for EthtoolValue {}
+impl Parameter for EthtoolChannels {}
+
 /// `struct ifreq` with a pointer in its union.
 #[repr(C)]
-struct EthtoolRequest {
+struct EthtoolRequest<T> {
     name: [u8; libc::IFNAMSIZ],
-    value: *mut EthtoolValue,
+    value: *mut T,
     /// The rest of the union, which is as large as `struct ifmap`.
     padding: [u8; 16],
 }
 
-const _: () = assert!(size_of::<EthtoolRequest>() >= size_of::<libc::ifreq>());
+const _: () = assert!(size_of::<EthtoolRequest<EthtoolValue>>() >= size_of::<libc::ifreq>());
 
 /// One value; 0 when the driver does not know the command.
 fn query(fd: BorrowedFd<'_>, name: &str, command: u32) -> std::io::Result<u32> {
     let mut value = EthtoolValue { command, data: 0 };
+    ask(fd, name, &mut value).map(|()| value.data)
+}
+
+/// Asks for what `value` says, which stays as it is when the driver does not know the command.
+fn ask<T: Parameter>(fd: BorrowedFd<'_>, name: &str, value: &mut T) -> std::io::Result<()> {
     let mut request = EthtoolRequest {
         name: [0; libc::IFNAMSIZ],
-        value: &mut value,
+        value: std::ptr::from_mut(value),
         padding: [0; 16],
     };
     // The last byte stays 0. A name that does not fit is the name of no interface.
@@ -98,11 +140,10 @@ fn query(fd: BorrowedFd<'_>, name: &str, command: u32) -> std::io::Result<u32> {
     };
     slot.copy_from_slice(name.as_bytes());
     // SAFETY: SIOCETHTOOL reads an ifreq, which `request` is at least as large as, and reads and writes the
-    // ethtool_value that it points to; both live until the call returns.
+    // structure that it points to, as large as the command in it says; both live until the call returns.
     let result = unsafe { libc::ioctl(fd.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
     match sys::check(result) {
-        Ok(_) => Ok(value.data),
-        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(0),
-        Err(error) => Err(error),
+        Err(error) if error.raw_os_error() != Some(libc::EOPNOTSUPP) => Err(error),
+        _ => Ok(()),
     }
 }

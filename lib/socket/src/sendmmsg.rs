@@ -1,7 +1,7 @@
 //! Sending through sendmmsg(2) on a packet socket: works on every interface.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use crate::{Error, Outgoing, SendReport, Transmitter, sys};
@@ -10,18 +10,20 @@ use crate::{Error, Outgoing, SendReport, Transmitter, sys};
 const BATCH: usize = 64;
 /// Pieces of a frame.
 const PIECES: usize = 3;
-/// Memory for frames that wait in a queue of the interface: a full batch of 64 KiB frames.
+/// Memory for frames that wait in a queue of the interface: a full batch of 64 KiB frames. The default of a host may be less.
 const SEND_BUFFER: libc::c_int = 8 << 20;
 /// Pauses before a frame that met a full queue is tried again; once each in a call, below 1 ms together.
-const RETRY_PAUSES: [Duration; 3] = [
+pub(crate) const RETRY_PAUSES: [Duration; 3] = [
     Duration::from_micros(50),
     Duration::from_micros(150),
     Duration::from_micros(400),
 ];
+/// How long the kernel gets to pass on what is in the queues between two ways to the same peer.
+pub(crate) const SETTLE: Duration = Duration::from_millis(1);
 /// How long a call waits for room in the socket's own queue.
 const QUEUE_TIMEOUT_MS: libc::c_int = 100;
 /// How long a socket that is to be closed is waited for.
-const DRAIN: Duration = Duration::from_millis(5);
+pub(crate) const DRAIN: Duration = Duration::from_millis(5);
 /// The largest MTU of Linux, Ethernet header and two tags.
 const MAX_FRAME: usize = 65_535 + 14 + 8;
 
@@ -105,6 +107,21 @@ impl Sendmmsg {
             return false;
         };
         !sys::is_up(socket.fd.as_fd(), socket.ifindex).unwrap_or(false)
+    }
+
+    /// Sends the last of `frames` to one output behind frames that went another way and have arrived, and waits until it has
+    /// left the queues too, at most 1 ms: they may not be those that later frames will be in.
+    pub(crate) fn send_alone(
+        &mut self,
+        output: usize,
+        frames: &[Outgoing<'_>],
+        report: &mut SendReport,
+    ) {
+        self.send_to(output, frames, frames.len().saturating_sub(1), report);
+        let end = Instant::now() + SETTLE;
+        while !self.is_drained(output) && Instant::now() < end {
+            std::thread::yield_now();
+        }
     }
 
     /// Sends the frames of one output, beginning at place `from` of the call.
@@ -218,7 +235,7 @@ impl Socket {
         let socket = sys::socket(libc::AF_PACKET, libc::SOCK_RAW, 0)
             .map_err(failed("open a packet socket"))?;
         let fd = socket.as_fd();
-        set_send_buffer(fd).map_err(failed("set the send buffer"))?;
+        sys::set_send_buffer(fd, SEND_BUFFER).map_err(failed("set the send buffer"))?;
         if qdisc_bypass {
             sys::set_option(fd, libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, &1i32)
                 .map_err(failed("bypass queueing disciplines"))?;
@@ -317,13 +334,6 @@ fn wait_writable(fd: RawFd) -> bool {
     };
     // SAFETY: one entry, valid for the call.
     unsafe { libc::poll(&mut entry, 1, QUEUE_TIMEOUT_MS) == 1 }
-}
-
-/// Explicit, because the default of a host may be too small for a batch; beyond the host's limit when
-/// the capability allows it.
-fn set_send_buffer(fd: BorrowedFd<'_>) -> io::Result<()> {
-    sys::set_option(fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &SEND_BUFFER)
-        .or_else(|_| sys::set_option(fd, libc::SOL_SOCKET, libc::SO_SNDBUF, &SEND_BUFFER))
 }
 
 const EMPTY_PIECE: libc::iovec = libc::iovec {

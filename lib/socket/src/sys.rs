@@ -52,11 +52,16 @@ pub(crate) fn set_option<T: Copy>(
     check(result).map(drop)
 }
 
-/// getsockopt(2) of an integer.
-pub(crate) fn get_int(fd: BorrowedFd<'_>, level: i32, name: i32) -> io::Result<i32> {
-    let mut value: libc::c_int = 0;
-    let mut length = size_of_c::<libc::c_int>();
-    // SAFETY: pointer and length describe `value`; the kernel writes at most `length` bytes.
+/// getsockopt(2) of a C structure or an integer. `value` is what it is before the kernel fills it in, as far as that knows it.
+pub(crate) fn get_option<T: Copy>(
+    fd: BorrowedFd<'_>,
+    level: i32,
+    name: i32,
+    mut value: T,
+) -> io::Result<T> {
+    let mut length = size_of_c::<T>();
+    // SAFETY: pointer and length describe `value`; the kernel writes at most `length` bytes. Callers pass structures of
+    // integers, which are valid with any bytes.
     let result = unsafe {
         libc::getsockopt(
             fd.as_raw_fd(),
@@ -101,23 +106,12 @@ pub(crate) fn unsent_bytes(fd: BorrowedFd<'_>) -> io::Result<i32> {
 
 /// The counters of a TPACKET_V3 socket since the last call.
 pub(crate) fn packet_statistics(fd: BorrowedFd<'_>) -> io::Result<libc::tpacket_stats_v3> {
-    let mut value = libc::tpacket_stats_v3 {
+    let none = libc::tpacket_stats_v3 {
         tp_packets: 0,
         tp_drops: 0,
         tp_freeze_q_cnt: 0,
     };
-    let mut length = size_of_c::<libc::tpacket_stats_v3>();
-    // SAFETY: pointer and length describe `value`; the kernel writes at most `length` bytes.
-    let result = unsafe {
-        libc::getsockopt(
-            fd.as_raw_fd(),
-            libc::SOL_PACKET,
-            libc::PACKET_STATISTICS,
-            std::ptr::from_mut(&mut value).cast(),
-            &mut length,
-        )
-    };
-    check(result).map(|_| value)
+    get_option(fd, libc::SOL_PACKET, libc::PACKET_STATISTICS, none)
 }
 
 /// Binds a packet socket to an interface; `protocol` in host byte order, 0 receives nothing.
@@ -151,7 +145,7 @@ pub(crate) fn bind<T: Copy>(fd: BorrowedFd<'_>, address: &T) -> io::Result<()> {
 
 /// The pending error of a socket, which this clears.
 pub(crate) fn take_error(fd: BorrowedFd<'_>) -> Option<io::Error> {
-    match get_int(fd, libc::SOL_SOCKET, libc::SO_ERROR) {
+    match get_option(fd, libc::SOL_SOCKET, libc::SO_ERROR, 0) {
         Ok(0) => None,
         Ok(code) => Some(io::Error::from_raw_os_error(code)),
         Err(error) => Some(error),
@@ -188,6 +182,89 @@ pub(crate) fn send(fd: BorrowedFd<'_>, message: &[u8]) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     Ok(())
+}
+
+/// sendto(2) of no bytes: the socket looks at its transmit ring.
+pub(crate) fn send_nothing(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: no buffer and no address are given.
+    let count = unsafe {
+        libc::sendto(
+            fd.as_raw_fd(),
+            std::ptr::null(),
+            0,
+            libc::MSG_DONTWAIT,
+            std::ptr::null(),
+            0,
+        )
+    };
+    if count < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// recvfrom(2) of no bytes: the socket looks at its fill ring.
+pub(crate) fn receive_nothing(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: no buffer and no address are given.
+    let count = unsafe {
+        libc::recvfrom(
+            fd.as_raw_fd(),
+            std::ptr::null_mut(),
+            0,
+            libc::MSG_DONTWAIT,
+            std::ptr::null_mut(),
+            std::ptr::null_mut(),
+        )
+    };
+    if count < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// A new epoll(7) instance.
+pub(crate) fn epoll() -> io::Result<OwnedFd> {
+    // SAFETY: epoll_create1(2) takes a flag.
+    let fd = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
+    // SAFETY: the call just returned this descriptor; nobody else knows or closes it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Makes `epoll` readable while `fd` is.
+pub(crate) fn epoll_add(epoll: BorrowedFd<'_>, fd: BorrowedFd<'_>) -> io::Result<()> {
+    let mut event = libc::epoll_event {
+        events: libc::EPOLLIN as u32,
+        u64: 0,
+    };
+    // SAFETY: the event is valid for the call.
+    let result = unsafe {
+        libc::epoll_ctl(
+            epoll.as_raw_fd(),
+            libc::EPOLL_CTL_ADD,
+            fd.as_raw_fd(),
+            &mut event,
+        )
+    };
+    check(result).map(drop)
+}
+
+/// Has a socket ask its interface for frames to other stations too, by membership: that ends with the socket, other than the
+/// interface's flag.
+pub(crate) fn join_promiscuous(fd: BorrowedFd<'_>, ifindex: u32) -> io::Result<()> {
+    let request = libc::packet_mreq {
+        mr_ifindex: i32::try_from(ifindex)
+            .map_err(|_| io::Error::from_raw_os_error(libc::ENODEV))?,
+        mr_type: u16::try_from(libc::PACKET_MR_PROMISC).unwrap_or_default(),
+        mr_alen: 0,
+        mr_address: [0; 8],
+    };
+    set_option(fd, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &request)
+}
+
+/// Memory for frames that wait to leave, beyond the host's limit when the capability allows it.
+pub(crate) fn set_send_buffer(fd: BorrowedFd<'_>, bytes: libc::c_int) -> io::Result<()> {
+    set_option(fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &bytes)
+        .or_else(|_| set_option(fd, libc::SOL_SOCKET, libc::SO_SNDBUF, &bytes))
 }
 
 /// Bytes of a memory page.

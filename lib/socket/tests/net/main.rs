@@ -15,3 +15,5 @@ mod namespace;
 mod programs;
 mod tcp;
 mod transmit;
+mod xdp_capture;
+mod xdp_transmit;

@@ -5,7 +5,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use fluxcap_socket::{
-    CaptureOptions, Link, LinkWatch, Outgoing, PacketCapture, SendReport, Transmitter, poll,
+    CaptureOptions, Link, LinkWatch, Outgoing, Packet, PacketCapture, SendReport, Transmitter,
+    XdpCapture, poll,
 };
 use nix::sched::{CloneFlags, unshare};
 use std::os::fd::AsFd;
@@ -104,11 +105,9 @@ pub(crate) struct Seen {
     pub(crate) losing: bool,
 }
 
-/// Copies what the capture holds now.
-pub(crate) fn read_available(capture: &mut PacketCapture, seen: &mut Vec<Seen>) {
-    while let Some(mut block) = capture.next_block() {
-        let mut packets = block.packets();
-        seen.extend(packets.by_ref().map(|packet| Seen {
+impl Seen {
+    fn of(packet: Packet<'_>) -> Seen {
+        Seen {
             data: packet.data.to_vec(),
             wire_len: packet.wire_len,
             timestamp_ns: packet.timestamp_ns,
@@ -117,17 +116,49 @@ pub(crate) fn read_available(capture: &mut PacketCapture, seen: &mut Vec<Seen>) 
             checksum_partial: packet.checksum_partial,
             gso: packet.gso,
             losing: packet.losing,
-        }));
-        assert!(!packets.damaged() && packets.left() == 0);
+        }
     }
 }
 
+/// What frames can be read from.
+pub(crate) trait Reads: AsFd {
+    /// Copies what there is now.
+    fn read_available(&mut self, seen: &mut Vec<Seen>);
+}
+
+impl Reads for PacketCapture {
+    fn read_available(&mut self, seen: &mut Vec<Seen>) {
+        while let Some(mut block) = self.next_block() {
+            let mut packets = block.packets();
+            seen.extend(packets.by_ref().map(Seen::of));
+            assert!(!packets.damaged() && packets.left() == 0);
+        }
+    }
+}
+
+impl Reads for XdpCapture {
+    fn read_available(&mut self, seen: &mut Vec<Seen>) {
+        while let Some(mut burst) = self.next_burst() {
+            let len = burst.len();
+            let mut packets = burst.packets();
+            let before = seen.len();
+            seen.extend(packets.by_ref().map(Seen::of));
+            assert!(packets.left() == 0 && seen.len() - before == len);
+        }
+    }
+}
+
+/// Copies what the capture holds now.
+pub(crate) fn read_available(capture: &mut impl Reads, seen: &mut Vec<Seen>) {
+    capture.read_available(seen);
+}
+
 /// Reads until `count` frames have come.
-pub(crate) fn read(capture: &mut PacketCapture, count: usize) -> Vec<Seen> {
+pub(crate) fn read(capture: &mut impl Reads, count: usize) -> Vec<Seen> {
     let mut seen = Vec::new();
     let deadline = Instant::now() + PATIENCE;
     while seen.len() < count {
-        read_available(capture, &mut seen);
+        capture.read_available(&mut seen);
         assert!(
             Instant::now() < deadline,
             "only {} of {count} frames came",

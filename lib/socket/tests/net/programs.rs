@@ -7,14 +7,14 @@ use fluxcap_socket::{
 use crate::namespace::*;
 
 /// Frames of mixed lengths, each with its number.
-fn mixed(count: u32) -> Vec<Vec<u8>> {
+pub(crate) fn mixed(count: u32) -> Vec<Vec<u8>> {
     let lengths = [60, 61, 64, 128, 511, 512, 513, 1000, 1514];
     let frame = |n: u32| numbered(n, lengths[n as usize % lengths.len()]);
     (0..count).map(frame).collect()
 }
 
 /// Two pairs: frames sent to the second of a pair arrive at the first.
-fn two_pairs() -> [(fluxcap_socket::Link, fluxcap_socket::Link); 2] {
+pub(crate) fn two_pairs() -> [(fluxcap_socket::Link, fluxcap_socket::Link); 2] {
     let first = veth_pair();
     ip("link add c type veth peer name d");
     ip("link set dev c up");
@@ -23,7 +23,7 @@ fn two_pairs() -> [(fluxcap_socket::Link, fluxcap_socket::Link); 2] {
     [first, (link("c"), link("d"))]
 }
 
-fn assert_arrives(capture: &mut PacketCapture, frames: &[Vec<u8>]) {
+pub(crate) fn assert_arrives(capture: &mut PacketCapture, frames: &[Vec<u8>]) {
     let seen = read(capture, frames.len());
     for (seen, frame) in seen.iter().zip(frames) {
         assert_eq!(&seen.data, frame);
@@ -31,7 +31,7 @@ fn assert_arrives(capture: &mut PacketCapture, frames: &[Vec<u8>]) {
     assert_eq!(seen.len(), frames.len());
 }
 
-fn replicates(transmit: &mut dyn Transmitter, count: u32) {
+pub(crate) fn replicates(transmit: &mut dyn Transmitter, count: u32) {
     let [(a, b), (c, d)] = two_pairs();
     run("ethtool", "-K a gro on");
     run("ethtool", "-K c gro on");
