@@ -139,6 +139,8 @@ fn sweep_leftovers() {
 pub struct Daemon {
     name: String,
     args: Vec<String>,
+    /// Capabilities that it has to do without.
+    without: Vec<String>,
     namespace: PathBuf,
     run_dir: PathBuf,
     environment: [(&'static str, PathBuf); 3],
@@ -152,9 +154,23 @@ impl Daemon {
     #[must_use]
     #[track_caller]
     pub fn start(name: &str, netns: &Netns, dirs: &Dirs, args: &[&str]) -> Daemon {
+        Daemon::start_without(name, netns, dirs, args, &[])
+    }
+
+    /// The same without these capabilities ("bpf", "net_admin"), root or not.
+    #[must_use]
+    #[track_caller]
+    pub fn start_without(
+        name: &str,
+        netns: &Netns,
+        dirs: &Dirs,
+        args: &[&str],
+        capabilities: &[&str],
+    ) -> Daemon {
         let mut daemon = Daemon {
             name: name.to_owned(),
             args: args.iter().map(|&arg| arg.to_owned()).collect(),
+            without: capabilities.iter().map(|name| format!("-{name}")).collect(),
             namespace: netns.path(),
             run_dir: dirs.run(),
             environment: dirs.environment(),
@@ -180,9 +196,12 @@ impl Daemon {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net={}", self.namespace.display()));
         // A test that is killed takes its daemons with it.
-        command
-            .args(["--", "setpriv", "--pdeathsig", "KILL", "--"])
-            .arg(binary(&self.name));
+        command.args(["--", "setpriv", "--pdeathsig", "KILL"]);
+        if !self.without.is_empty() {
+            let capabilities = self.without.join(",");
+            command.args(["--bounding-set", &capabilities, "--inh-caps", &capabilities]);
+        }
+        command.arg("--").arg(binary(&self.name));
         command.args(&self.args).envs(self.environment.clone());
         command
             .stdin(Stdio::null())

@@ -33,6 +33,8 @@ pub struct LabOptions<'a> {
     pub rxd: &'a [&'a str],
     /// Arguments of txd.
     pub txd: &'a [&'a str],
+    /// Capabilities that the daemons have to do without.
+    pub without: &'a [&'a str],
 }
 
 impl Default for LabOptions<'_> {
@@ -44,6 +46,7 @@ impl Default for LabOptions<'_> {
             ringd: &[],
             rxd: &[],
             txd: &[],
+            without: &[],
         }
     }
 }
@@ -94,8 +97,8 @@ impl Lab {
         let (taps, outputs) = (ports("tap", options.taps), ports("out", options.outputs));
         Lab {
             ringd: Daemon::start("ringd", &host, &dirs, options.ringd),
-            rxd: Daemon::start("rxd", &host, &dirs, options.rxd),
-            txd: Daemon::start("txd", &host, &dirs, options.txd),
+            rxd: Daemon::start_without("rxd", &host, &dirs, options.rxd, options.without),
+            txd: Daemon::start_without("txd", &host, &dirs, options.txd, options.without),
             taps,
             outputs,
             fluxctl: Fluxctl::new(&dirs),
@@ -215,6 +218,12 @@ impl Port {
     #[must_use]
     pub fn wire(&self) -> &'static str {
         WIRE
+    }
+
+    /// Has the outer end take frames in a queue of its own (GRO), as live frames need it. Frames of TCP and UDP flows may be merged there.
+    #[track_caller]
+    pub fn queue(&self, on: bool) {
+        Veth::gro(&self.outside, WIRE, on);
     }
 
     /// Sends a stream into the host and returns when it is out.

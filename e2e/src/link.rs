@@ -44,6 +44,13 @@ impl Veth {
         must_run(&mut command);
     }
 
+    /// Switches the merging of received frames of one end.
+    #[track_caller]
+    pub fn gro(netns: &Netns, name: &str, on: bool) {
+        let state = if on { "on" } else { "off" };
+        must_run(netns.command("ethtool").args(["-K", name, "gro", state]));
+    }
+
     /// Takes one end up.
     #[track_caller]
     pub fn up(netns: &Netns, name: &str) {
