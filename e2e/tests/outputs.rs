@@ -79,6 +79,19 @@ fn packet_sockets_reach_both_outputs_when_asked_for() {
     replicates(&replicating(&outputs(2), &["--io", "sendmmsg"]), "sendmmsg");
 }
 
+#[test]
+fn af_xdp_sockets_reach_both_outputs_when_asked_for() {
+    need_root!();
+    let lab = replicating(&outputs(2), &["--io", "af_xdp"]);
+    replicates(&lab, "af_xdp");
+    let why = interface(&lab, 0)["io_reason"].clone();
+    assert!(
+        why.as_str()
+            .is_some_and(|why| why.contains("copied by the kernel")),
+        "{why}"
+    );
+}
+
 /// One peer takes live frames and the other does not, and later they change places: nothing is lost or out of order.
 #[test]
 fn auto_finds_out_what_each_peer_takes_without_losing_a_frame() {

@@ -2,7 +2,7 @@
 
 use crate::output::Output;
 use fluxcap_options::TransmitIo;
-use fluxcap_socket::{Error, Link, Live, Sendmmsg, Tc, Transmitter};
+use fluxcap_socket::{Error, Link, Live, Sendmmsg, Tc, Transmitter, Xsk};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
@@ -20,19 +20,22 @@ pub(crate) enum Io {
     Live,
     /// Clones by a BPF program for tc.
     Tc,
+    /// AF_XDP sockets.
+    AfXdp,
     /// Packet sockets.
     Sendmmsg,
 }
 
 impl Io {
     /// All of them, in the order of their places in [`Backends`].
-    pub(crate) const ALL: [Io; 3] = [Io::Live, Io::Tc, Io::Sendmmsg];
+    const ALL: [Io; 4] = [Io::Live, Io::Tc, Io::AfXdp, Io::Sendmmsg];
 
     /// The word for it.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Io::Live => "live",
             Io::Tc => "tc",
+            Io::AfXdp => "af_xdp",
             Io::Sendmmsg => "sendmmsg",
         }
     }
@@ -80,7 +83,8 @@ impl Backends {
             TransmitIo::Auto => backends.open_beside(&[Io::Live, Io::Tc]),
             TransmitIo::Live => backends.take((Io::Live, open(Io::Live))),
             TransmitIo::Tc => backends.take((Io::Tc, open(Io::Tc))),
-            TransmitIo::AfXdp | TransmitIo::Sendmmsg => {}
+            TransmitIo::AfXdp => backends.take((Io::AfXdp, open(Io::AfXdp))),
+            TransmitIo::Sendmmsg => {}
         }
         backends
     }
@@ -177,6 +181,7 @@ fn open(io: Io) -> Result<Box<dyn Transmitter>, Error> {
     Ok(match io {
         Io::Live => Box::new(Live::new()?),
         Io::Tc => Box::new(Tc::new()?),
+        Io::AfXdp => Box::new(Xsk::new()),
         Io::Sendmmsg => Box::new(Sendmmsg::new(false)),
     })
 }
@@ -204,7 +209,7 @@ fn candidates(wanted: TransmitIo, link: &Link, bounced: bool) -> (Vec<Io>, Vec<S
         TransmitIo::Live => (vec![Io::Live], Vec::new()),
         TransmitIo::Tc => (vec![Io::Tc], Vec::new()),
         TransmitIo::Sendmmsg => (vec![Io::Sendmmsg], Vec::new()),
-        TransmitIo::AfXdp => (Vec::new(), vec!["af_xdp is not built in".to_owned()]),
+        TransmitIo::AfXdp => (vec![Io::AfXdp], Vec::new()),
         TransmitIo::Auto => {
             let why_not = if link.kind != "veth" {
                 "live: on request only, but for veth".to_owned()
@@ -214,7 +219,7 @@ fn candidates(wanted: TransmitIo, link: &Link, bounced: bool) -> (Vec<Io>, Vec<S
                 "live: the peer takes no such frames, turn its GRO on (ethtool -K PEER gro on) or attach an XDP program to it"
                     .to_owned()
             } else {
-                return (Io::ALL.to_vec(), Vec::new());
+                return (vec![Io::Live, Io::Tc, Io::Sendmmsg], Vec::new());
             };
             (vec![Io::Tc, Io::Sendmmsg], vec![why_not])
         }
@@ -277,7 +282,11 @@ pub(crate) fn choose(
     for io in candidates {
         match backends.assign(io, place, link.index) {
             Ok(()) => {
-                remarks.insert(0, merit(io).to_owned());
+                let mode = backends.get(io).map_or("", |backend| backend.mode());
+                let merits = [merit(io), mode]
+                    .into_iter()
+                    .filter(|merit| !merit.is_empty());
+                remarks.splice(0..0, merits.map(str::to_owned));
                 output.io_reason = remarks.join("; ");
                 output.io = Some(io);
                 tracing::info!(interface = %link.name, ifindex = link.index, io = io.as_str(), why = %output.io_reason, "transmitting");
@@ -298,6 +307,7 @@ fn merit(io: Io) -> &'static str {
     match io {
         Io::Live => "the fastest way to a veth; bursts of less than 26 frames go by sendmmsg",
         Io::Tc => "the fastest way that works with every driver",
+        Io::AfXdp => "a socket on queue 0 of the interface",
         Io::Sendmmsg => "works on every interface",
     }
 }

@@ -11,9 +11,9 @@ use fluxcap_options::{
     SpecError, TransmitIo, compile_edits, validate_interfaces, validate_scheduling,
 };
 use fluxcap_proto::v1::{self, TransmitSpec, start::At};
-use fluxcap_ring::{Observer, RingDir, RingName, Start, wait_any};
+use fluxcap_ring::{Consumer, Observer, RingDir, RingName, Start, wait_any};
 use fluxcap_service::{Job, Refusal, State, Worker, realtime_ns};
-use fluxcap_socket::MAX_OUTPUTS;
+use fluxcap_socket::{MAX_OUTPUTS, pin_thread, set_thread_priority};
 use std::time::{Duration, Instant};
 
 /// How long a frame is held back for an earlier one from another ring, unless the spec says otherwise.
@@ -28,6 +28,10 @@ const LOOK_IDLE: Duration = Duration::from_millis(100);
 const SHOW: Duration = Duration::from_millis(200);
 /// Longest sleep on the doorbell of a ring, which is not to be relied on for longer.
 const NAP: Duration = Duration::from_millis(10);
+/// With low latency: how long to look for frames before a sleep, which costs as much and more on each side.
+const SPIN: Duration = Duration::from_micros(50);
+/// CPUs from which on somebody can be spared for that.
+const SPIN_CPUS: usize = 4;
 /// How long a transmit that ends still sends what the rings hold.
 const DRAIN: Duration = Duration::from_millis(500);
 
@@ -123,6 +127,10 @@ struct Transmit<'w> {
     feeds: Vec<Feed>,
     outputs: Outputs,
     buffers: Buffers,
+    /// How long to look for frames before a sleep.
+    spin: Duration,
+    /// What of the scheduling that was asked for cannot be had; often nothing.
+    remark: String,
     looked: Instant,
     shown: Instant,
 }
@@ -144,6 +152,8 @@ impl<'w> Transmit<'w> {
             outputs: Outputs::new(&spec).map_err(|e| format!("cannot watch interfaces: {e}"))?,
             spec: TransmitSpec::clone(&spec),
             buffers: Buffers::default(),
+            spin: spin(&spec),
+            remark: schedule(&spec, 0),
             looked: now,
             shown: now,
         })
@@ -160,7 +170,7 @@ impl<'w> Transmit<'w> {
                 return self.worker.set_state(State::Failed, reason);
             }
             let busy = self.turn();
-            if !busy {
+            if !busy && !self.spin() {
                 self.sleep();
             }
             if self.looked.elapsed() >= if busy { LOOK_BUSY } else { LOOK_IDLE } {
@@ -204,6 +214,24 @@ impl<'w> Transmit<'w> {
             self.look();
         }
         true
+    }
+
+    /// Looks for frames for a while: a sleep and the call that ends it take longer than what can be expected to come soon.
+    fn spin(&self) -> bool {
+        if self.spin.is_zero() {
+            return false;
+        }
+        let end = Instant::now() + self.spin;
+        loop {
+            let mut rings = self.feeds.iter().filter_map(Feed::ring);
+            if rings.any(Consumer::is_ready) {
+                return true;
+            }
+            if Instant::now() >= end {
+                return false;
+            }
+            std::hint::spin_loop();
+        }
     }
 
     /// Sleeps until a ring rings, or a frame that is held back is due, or it is time to look around.
@@ -259,6 +287,7 @@ impl<'w> Transmit<'w> {
         } else {
             State::Waiting
         };
+        reasons.extend(Some(self.remark.clone()).filter(|remark| !remark.is_empty()));
         self.worker.set_state(state, reasons.join("; "));
         let outputs = self.outputs.list().iter();
         let interfaces = outputs
@@ -276,6 +305,10 @@ impl<'w> Transmit<'w> {
         self.send_rest();
         self.edits = edits(&spec)?;
         self.window = window(&spec);
+        if (spec.latency, &spec.scheduling) != (self.spec.latency, &self.spec.scheduling) {
+            let before = self.spec.scheduling.as_ref().map_or(0, |s| s.priority);
+            (self.spin, self.remark) = (spin(&spec), schedule(&spec, before));
+        }
         if spec.rings != self.spec.rings {
             let mut old = std::mem::take(&mut self.feeds);
             for feed in feeds(&spec, self.worker.name()) {
@@ -323,6 +356,31 @@ fn window(spec: &TransmitSpec) -> Duration {
         0 => MERGE_WINDOW,
         us => Duration::from_micros(us.into()),
     }
+}
+
+/// How long to look for frames before a sleep: as long as it says; else, for low latency, unless that would keep a CPU from others.
+fn spin(spec: &TransmitSpec) -> Duration {
+    let asked = spec.scheduling.as_ref().map_or(0, |s| s.spin_us);
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    match asked {
+        0 if spec.latency() == v1::Latency::Low && cpus >= SPIN_CPUS => SPIN,
+        us => Duration::from_micros(us.into()),
+    }
+}
+
+/// Puts the calling thread, which has had a priority before, where it was asked to run. Returns what of it cannot be had.
+fn schedule(spec: &TransmitSpec, before: u32) -> String {
+    let wanted = spec.scheduling.clone().unwrap_or_default();
+    let pinned = wanted.cpus.first().map_or(Ok(()), |cpu| pin_thread(*cpu));
+    let urgent = match wanted.priority {
+        0 if before == 0 => Ok(()),
+        priority => set_thread_priority(priority),
+    };
+    let problems = [pinned, urgent].into_iter().filter_map(Result::err);
+    problems
+        .map(|error| error.to_string())
+        .collect::<Vec<_>>()
+        .join("; ")
 }
 
 fn feeds(spec: &TransmitSpec, name: &str) -> Vec<Feed> {

@@ -384,6 +384,12 @@ impl Consumer {
 
     fn ready_soon(&self) -> bool {
         std::hint::spin_loop();
+        self.is_ready()
+    }
+
+    /// Whether there is something to read. Costs one look at shared memory.
+    #[inline]
+    pub fn is_ready(&self) -> bool {
         self.reader.ready(self.shared.as_ref())
     }
 

@@ -58,6 +58,11 @@ pub trait Transmitter: std::fmt::Debug + Send {
     /// queue, up to 100 ms.
     fn send(&mut self, frames: &[Outgoing<'_>], reports: &mut [SendReport]);
 
+    /// What is worth knowing about how it serves its interfaces, for people; empty when there is nothing.
+    fn mode(&self) -> &'static str {
+        ""
+    }
+
     /// The longest frame that this way of sending can carry, in bytes from the destination MAC address on.
     /// The MTU of the interface may allow less.
     fn max_frame(&self) -> usize;

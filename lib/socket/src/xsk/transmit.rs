@@ -35,15 +35,6 @@ impl Xsk {
     pub fn is_zero_copy(&self) -> bool {
         self.ports.iter().flatten().all(Port::is_zero_copy)
     }
-
-    /// How frames get to the drivers, for people.
-    pub fn mode(&self) -> &'static str {
-        if self.is_zero_copy() {
-            "without copies"
-        } else {
-            "copied once"
-        }
-    }
 }
 
 impl Default for Xsk {
@@ -55,6 +46,14 @@ impl Default for Xsk {
 impl Transmitter for Xsk {
     fn name(&self) -> &'static str {
         "af_xdp"
+    }
+
+    fn mode(&self) -> &'static str {
+        if self.is_zero_copy() {
+            "read by the driver without copies"
+        } else {
+            "copied by the kernel"
+        }
     }
 
     fn set_interfaces(&mut self, ifindexes: &[u32]) -> Result<(), Error> {
