@@ -21,6 +21,7 @@
 //! Tests need root. Without it they fail, unless `FLUXCAP_TEST_SKIP_ROOT` is set: then each prints one line that begins
 //! with `skipped:` and passes ([`need_root!`]).
 
+pub mod bench;
 mod ctl;
 mod daemon;
 mod generator;

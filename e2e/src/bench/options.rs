@@ -1,0 +1,151 @@
+//! The command line of the bench.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum as _};
+
+use crate::bench::plan::{Cell, Effort, FULL, PARTS, Part, QUICK, plan};
+
+/// Measures fluxcap and others side by side, in network namespaces of its own. Writes bench.json, bench.md, cpu.svg and rate.svg.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "bench",
+    after_help = "Examples:\n  deploy/bench                       everything, 5 to 10 minutes\n  deploy/bench --quick               the same in less than 2 minutes, roughly\n  \
+    FLUXCAP_C=./fluxcap deploy/bench   with fluxcap 3.2 beside it\n  deploy/bench --only overload\n  \
+    deploy/bench --only rate --sizes 64 --systems 'fluxcap auto,tc mirred'\n  deploy/bench --soak 10m            10 minutes at 80 % of the highest rate without loss"
+)]
+pub struct Options {
+    /// Fewer sizes, systems and rounds, shorter trials.
+    #[arg(long)]
+    pub quick: bool,
+    /// Folder for the results.
+    #[arg(long, value_name = "DIR", default_value = "bench-results")]
+    pub out: PathBuf,
+    /// Only these parts.
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "PART")]
+    pub only: Vec<Part>,
+    /// Only these shapes, such as 1->2.
+    #[arg(long, value_delimiter = ',', value_name = "SHAPE")]
+    pub shapes: Vec<String>,
+    /// Only these sizes: 64, 512, 1514, IMIX.
+    #[arg(long, value_delimiter = ',', value_name = "SIZE")]
+    pub sizes: Vec<String>,
+    /// Only these kinds of far ends: xdp, gro, plain.
+    #[arg(long, value_delimiter = ',', value_name = "PEER")]
+    pub peers: Vec<String>,
+    /// Only these systems, such as 'fluxcap auto'.
+    #[arg(long, value_delimiter = ',', value_name = "SYSTEM")]
+    pub systems: Vec<String>,
+    /// So many rounds.
+    #[arg(long, value_name = "N")]
+    pub rounds: Option<usize>,
+    /// Nothing but a soak of so long.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub soak: Option<Duration>,
+    /// Program of the ring's own benchmark, which deploy/bench builds.
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub ring_bench: Option<PathBuf>,
+    /// Exit with 1 when a target was measured and missed.
+    #[arg(long)]
+    pub strict: bool,
+}
+
+impl Options {
+    /// How long things take.
+    #[must_use]
+    pub fn effort(&self) -> Effort {
+        if self.quick { QUICK } else { FULL }
+    }
+
+    /// Whether a part is wanted.
+    #[must_use]
+    pub fn wants(&self, part: Part) -> bool {
+        let asked = self.only.is_empty() && !(self.quick && part == Part::Ring);
+        self.soak.is_none() && (asked || self.only.contains(&part))
+    }
+
+    /// The cells that are wanted.
+    #[must_use]
+    pub fn cells(&self) -> Vec<Cell> {
+        let parts: Vec<Part> = PARTS.into_iter().filter(|part| self.wants(*part)).collect();
+        let is_in = |list: &[String], name: &str| {
+            list.is_empty() || list.iter().any(|wanted| wanted.eq_ignore_ascii_case(name))
+        };
+        let mut cells = plan(&parts, self.quick);
+        for cell in &mut cells {
+            cell.systems
+                .retain(|system| is_in(&self.systems, &system.to_string()));
+            cell.mixes.retain(|mix| is_in(&self.sizes, mix.name));
+            cell.rounds = self.rounds.unwrap_or(cell.rounds);
+        }
+        cells.retain(|cell| {
+            is_in(&self.shapes, &cell.shape.to_string()) && is_in(&self.peers, cell.peer.name())
+        });
+        cells.retain(|cell| !cell.systems.is_empty() && !cell.mixes.is_empty());
+        cells
+    }
+
+    /// Names of the parts, for messages.
+    #[must_use]
+    pub fn part_names() -> Vec<String> {
+        let name = |part: &Part| {
+            part.to_possible_value()
+                .map(|value| value.get_name().to_owned())
+        };
+        PARTS.iter().filter_map(name).collect()
+    }
+}
+
+/// `90s`, `10m`, `1h`.
+fn time(text: &str) -> Result<Duration, String> {
+    let (number, unit) = text.split_at(text.trim_end_matches(char::is_alphabetic).len());
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return Err("say it like 90s, 10m or 1h".to_owned()),
+    };
+    let number: u64 = number.parse().map_err(|_| "say it like 90s, 10m or 1h")?;
+    Ok(Duration::from_secs(number * seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cells(args: &[&str]) -> Vec<Cell> {
+        Options::parse_from([&["bench"], args].concat()).cells()
+    }
+
+    #[test]
+    fn what_is_asked_for_is_what_is_planned() {
+        assert!(cells(&[]).len() > cells(&["--only", "rate"]).len());
+        let one = cells(&[
+            "--only",
+            "rate",
+            "--sizes",
+            "64",
+            "--systems",
+            "tc mirred",
+            "--peers",
+            "gro",
+            "--rounds",
+            "5",
+        ]);
+        assert_eq!(one.len(), 1);
+        assert_eq!(
+            (one[0].systems.len(), one[0].mixes.len(), one[0].rounds),
+            (1, 1, 5)
+        );
+        assert!(cells(&["--soak", "10m"]).is_empty());
+        assert!(cells(&["--shapes", "3->3"]).is_empty());
+    }
+
+    #[test]
+    fn times_have_units() {
+        assert_eq!(time("10m"), Ok(Duration::from_secs(600)));
+        assert_eq!(time("90s"), Ok(Duration::from_secs(90)));
+        assert!(time("10").is_err() && time("m").is_err());
+    }
+}

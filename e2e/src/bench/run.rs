@@ -1,0 +1,374 @@
+//! Measures what the plan says.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow};
+
+use crate::bench::bed::{Bed, Shape};
+use crate::bench::checker::Checker;
+use crate::bench::frame::{MIXES, Mix};
+use crate::bench::machine::{cpu_of, memory_of};
+use crate::bench::plan::{Cell, Effort, FIXED_RATE, LATENCY_RATES, Measure};
+use crate::bench::results::{Case, Sample, figure};
+use crate::bench::search::{Found, Length, Search, search};
+use crate::bench::sink::Peer;
+use crate::bench::system::{Running, System};
+use crate::bench::trial::{self, Outcome, Trial};
+use crate::bench::{stress, trial::run};
+
+/// Where the first search of a system begins.
+const FIRST: f64 = 250_000.0;
+/// More than a source can do.
+const MOST: f64 = 8_000_000.0;
+/// Short trials of a search.
+const TRIALS: usize = 12;
+/// Overload is so many times the highest rate without loss.
+pub(crate) const OVERLOAD: f64 = 2.0;
+/// A soak is at this share of the highest rate without loss.
+pub(crate) const SOAK_SHARE: f64 = 0.8;
+/// What is sent in a soak.
+const SOAK_MIX: Mix = MIXES[3];
+/// Shares of the frames for which a latency is told.
+const SHARES: [(f64, &str); 3] = [(0.5, "p50"), (0.99, "p99"), (0.999, "p99.9")];
+
+/// Measures cells one after the other.
+#[derive(Debug)]
+pub struct Runner {
+    effort: Effort,
+    /// The rate that was last found for a system at a size: where to begin.
+    hints: BTreeMap<(System, &'static str), f64>,
+    /// Everything so far.
+    pub samples: Vec<Sample>,
+}
+
+/// One turn of a system.
+struct Turn<'a> {
+    effort: Effort,
+    bed: &'a mut Bed,
+    mix: Mix,
+    system: System,
+    hint: Option<f64>,
+    figures: BTreeMap<String, f64>,
+    notes: Vec<String>,
+    /// Trials that wait for the same without a system: the figure, the trial, what came of it.
+    unpaid: Vec<(&'static str, Trial, Outcome)>,
+    found: Option<Found>,
+}
+
+impl Runner {
+    /// Has measured nothing yet.
+    #[must_use]
+    pub fn new(effort: Effort) -> Runner {
+        Runner {
+            effort,
+            hints: BTreeMap::new(),
+            samples: Vec::new(),
+        }
+    }
+
+    /// Measures a cell: for each size, all systems in turn, round after round. What fails is noted, and the rest is measured.
+    pub fn cell(&mut self, cell: &Cell) {
+        let mut bed = match guarded(|| Bed::new(cell.shape, cell.peer)) {
+            Ok(bed) => bed,
+            Err(error) => return eprintln!("{} {}: {error:#}", cell.shape, cell.peer.name()),
+        };
+        for mix in &cell.mixes {
+            for round in 0..cell.rounds {
+                for &system in &cell.systems {
+                    self.turn(&mut bed, cell, *mix, system, round);
+                }
+            }
+        }
+    }
+
+    /// One long trial at a share of the highest rate without loss, with looks at memory.
+    pub fn soak(&mut self, duration: Duration) {
+        let cell = Cell {
+            shape: Shape {
+                inputs: 1,
+                outputs: 2,
+            },
+            peer: Peer::Xdp,
+            mixes: vec![SOAK_MIX],
+            systems: vec![System::fluxcap("auto")],
+            measures: vec![Measure::Rate, Measure::Soak(duration)],
+            rounds: 1,
+        };
+        self.cell(&cell);
+    }
+
+    fn turn(&mut self, bed: &mut Bed, cell: &Cell, mix: Mix, system: System, round: usize) {
+        let case = Case {
+            shape: cell.shape.to_string(),
+            peer: cell.peer.name().to_owned(),
+            size: mix.name.to_owned(),
+            system: system.to_string(),
+        };
+        let hint = self.hints.get(&(system, mix.name)).copied();
+        let mut turn = Turn {
+            effort: self.effort,
+            bed,
+            mix,
+            system,
+            hint,
+            figures: BTreeMap::new(),
+            notes: Vec::new(),
+            unpaid: Vec::new(),
+            found: None,
+        };
+        let result = guarded(|| turn.take(&cell.measures));
+        if let Some(found) = &turn.found {
+            self.hints.insert((system, mix.name), found.rate);
+        }
+        let sample = Sample {
+            case,
+            round,
+            figures: turn.figures,
+            notes: turn.notes,
+            error: result.err().map(|error| format!("{error:#}")),
+        };
+        eprintln!("{}", line(&sample));
+        self.samples.push(sample);
+    }
+}
+
+impl Turn<'_> {
+    /// Starts the system, measures, ends it, and measures what has to be taken off.
+    fn take(&mut self, measures: &[Measure]) -> Result<()> {
+        let mut running = self.system.start(self.bed)?;
+        if let Some(fluxcap) = running.fluxcap() {
+            self.notes.extend(fluxcap.ways());
+        }
+        for measure in measures {
+            match measure {
+                Measure::Rate => self.rate(&running)?,
+                Measure::Fixed => self.fixed()?,
+                Measure::Latency => self.latency()?,
+                Measure::Overload => self.overload(&mut running)?,
+                Measure::Check => self.check()?,
+                Measure::Soak(duration) => self.soak(&running, *duration)?,
+                Measure::Idle => self.idle(&running)?,
+            }
+        }
+        drop(running);
+        for (figure, trial, outcome) in std::mem::take(&mut self.unpaid) {
+            let baseline = trial::run_baseline(self.bed, trial)?;
+            self.set(figure, outcome.cpu_ns(&baseline));
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, figure: &str, number: f64) {
+        self.figures.insert(figure.to_owned(), number);
+    }
+
+    fn trial(&self, rate: f64, duration: Duration) -> Trial {
+        Trial {
+            mix: self.mix,
+            rate,
+            duration,
+            held_back: self.system.held_back(),
+        }
+    }
+
+    fn rate(&mut self, running: &Running) -> Result<()> {
+        let plan = Search {
+            first: self.hint.unwrap_or(FIRST),
+            most: MOST,
+            stride: if self.hint.is_some() { 1.15 } else { 1.6 },
+            close: self.effort.close,
+            trials: TRIALS,
+        };
+        let (short, long) = (self.effort.short, self.effort.long);
+        let found = search(plan, |rate, length| {
+            let duration = if length == Length::Short { short } else { long };
+            run(
+                self.bed,
+                Trial {
+                    mix: self.mix,
+                    rate,
+                    duration,
+                    held_back: self.system.held_back(),
+                },
+            )
+        })?;
+        let found = found.context("loses frames at every rate that was tried")?;
+        self.set(figure::RATE, found.proof.delivered_rate());
+        self.set(
+            figure::SOURCE_LIMIT,
+            f64::from(u8::from(found.at_source_limit)),
+        );
+        let pids = running.pids();
+        if !pids.is_empty() {
+            self.set(figure::MEMORY, memory(&pids));
+        }
+        let trial = self.trial(found.rate, long);
+        self.unpaid.push((figure::CPU, trial, found.proof.clone()));
+        self.found = Some(found);
+        Ok(())
+    }
+
+    fn fixed(&mut self) -> Result<()> {
+        let trial = self.trial(FIXED_RATE, self.effort.fixed);
+        let outcome = run(self.bed, trial)?;
+        if outcome.lost() == 0 {
+            self.unpaid.push((figure::CPU_FIXED, trial, outcome));
+        } else {
+            self.notes
+                .push(format!("lost {} at {FIXED_RATE} frames/s", outcome.lost()));
+        }
+        Ok(())
+    }
+
+    fn latency(&mut self) -> Result<()> {
+        for (rate, name) in LATENCY_RATES {
+            let outcome = run(self.bed, self.trial(rate, self.effort.latency))?;
+            if outcome.lost() > 0 {
+                self.notes
+                    .push(format!("lost {} at {name}", outcome.lost()));
+            }
+            for (share, label) in SHARES {
+                let latency = outcome
+                    .latency
+                    .percentile(share)
+                    .context("no frame arrived")?;
+                self.set(&figure::latency(name, label), latency.as_secs_f64() * 1e9);
+            }
+        }
+        Ok(())
+    }
+
+    fn overload(&mut self, running: &mut Running) -> Result<()> {
+        let found = self
+            .found
+            .as_ref()
+            .context("no rate without loss is known")?;
+        let highest = found.proof.delivered_rate();
+        let trial = self.trial(highest * OVERLOAD, self.effort.stress);
+        let fluxcap = running.fluxcap().context("only fluxcap is overloaded")?;
+        let report = stress::overload(self.bed, fluxcap, trial)?;
+        self.set(figure::OFFERED, report.outcome.offered_rate());
+        self.set(figure::DELIVERED, report.delivered);
+        self.set(figure::DELIVERED_SHARE, report.delivered / highest);
+        #[expect(clippy::cast_precision_loss, reason = "a count to show")]
+        self.set(figure::FAULTS, report.outcome.faults() as f64);
+        self.set(figure::AUDIT, f64::from(u8::from(report.audit.is_none())));
+        self.set(figure::ANSWER, report.slowest_answer.as_secs_f64() * 1e9);
+        self.set(figure::TERM, report.slowest_end.as_secs_f64() * 1e9);
+        self.notes.extend(report.audit);
+        Ok(())
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "counts to show")]
+    fn soak(&mut self, running: &Running, duration: Duration) -> Result<()> {
+        let found = self
+            .found
+            .as_ref()
+            .context("no rate without loss is known")?;
+        let trial = self.trial(found.proof.delivered_rate() * SOAK_SHARE, duration);
+        let soaked = stress::soak(self.bed, &running.pids(), trial)?;
+        // By then all buffers have been touched.
+        let settled = soaked.memory.len() / 10;
+        let later = soaked.memory.get(settled..).unwrap_or_default();
+        let most = later.iter().copied().fold(0.0, f64::max);
+        self.set(figure::SOAKED, soaked.outcome.frames as f64);
+        self.set(figure::SOAK_LOST, soaked.outcome.lost() as f64);
+        self.set(figure::FAULTS, soaked.outcome.faults() as f64);
+        self.set(
+            figure::SOAK_MEMORY_FIRST,
+            later.first().copied().unwrap_or(0.0),
+        );
+        self.set(figure::SOAK_MEMORY_MOST, most);
+        Ok(())
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "counts to show")]
+    fn check(&mut self) -> Result<()> {
+        let trial = self.trial(FIXED_RATE / 3.0, self.effort.stress);
+        let run = self.bed.next_run();
+        let checker = Checker::start(self.bed, self.mix, run)?;
+        let outcome = trial::run_passing(self.bed, trial, run)?;
+        let (mut good, mut missed) = (0, 0);
+        for checked in checker.stop()? {
+            good += checked.good;
+            missed += checked.missed;
+        }
+        let wanted = outcome.frames * self.bed.shape.outputs as u64;
+        if missed > 0 {
+            return Err(anyhow!("the checker itself lost {missed} frames"));
+        }
+        self.set(figure::CHECKED, wanted as f64);
+        self.set(figure::BAD, (wanted - good.min(wanted)) as f64);
+        Ok(())
+    }
+
+    fn idle(&mut self, running: &Running) -> Result<()> {
+        let pids = running.pids();
+        // What starting has left to do is not idleness.
+        thread::sleep(self.effort.idle / 3);
+        let used = || pids.iter().map(|pid| cpu_of(*pid).unwrap_or_default());
+        let (begin, before) = (Instant::now(), used().collect::<Vec<_>>());
+        thread::sleep(self.effort.idle);
+        let each = used()
+            .zip(before)
+            .map(|(after, before)| after.saturating_sub(before));
+        let most = each.max().unwrap_or_default();
+        self.set(
+            figure::IDLE,
+            most.as_secs_f64() / begin.elapsed().as_secs_f64(),
+        );
+        Ok(())
+    }
+}
+
+/// Memory of processes.
+#[expect(clippy::cast_precision_loss, reason = "a size to show")]
+pub(crate) fn memory(pids: &[u32]) -> f64 {
+    pids.iter().filter_map(|pid| memory_of(*pid)).sum::<u64>() as f64
+}
+
+/// Runs what may panic, as all helpers of tests do, and makes an error of it.
+pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        Err(anyhow!(text.unwrap_or_else(|| "failed".to_owned())))
+    })
+}
+
+/// A sample as a line of progress.
+fn line(sample: &Sample) -> String {
+    let case = &sample.case;
+    let mut line = format!(
+        "{} {:5} {:>4} {:<18} round {}:",
+        case.shape,
+        case.peer,
+        case.size,
+        case.system,
+        sample.round + 1
+    );
+    for (name, number) in &sample.figures {
+        line += &format!(" {name} {}", short(*number));
+    }
+    if !sample.notes.is_empty() {
+        line += &format!(" ({})", sample.notes.join(", "));
+    }
+    if let Some(error) = &sample.error {
+        line += &format!(" FAILED: {}", error.lines().next().unwrap_or_default());
+    }
+    line
+}
+
+/// A number with three or four digits that mean something.
+pub(crate) fn short(number: f64) -> String {
+    match number.abs() {
+        n if n >= 1e9 => format!("{:.2}G", number / 1e9),
+        n if n >= 1e6 => format!("{:.2}M", number / 1e6),
+        n if n >= 1e4 => format!("{:.0}k", number / 1e3),
+        n if n >= 10.0 || n == 0.0 => format!("{number:.0}"),
+        _ => format!("{number:.3}"),
+    }
+}

@@ -1,0 +1,371 @@
+//! What the project promises, and whether it was kept in this run.
+
+use crate::bench::results::{Case, Results, figure};
+use crate::bench::run::short;
+
+/// Fluxcap with its defaults.
+const AUTO: &str = "fluxcap auto";
+/// The tool that it is to take the place of.
+const C: &str = "fluxcap 3.2";
+
+/// On which side of a bound a figure has to be.
+#[derive(Clone, Copy, Debug)]
+enum Bound {
+    AtMost(f64),
+    AtLeast(f64),
+}
+
+use Bound::{AtLeast, AtMost};
+
+impl Bound {
+    fn holds(self, number: f64) -> bool {
+        match self {
+            AtMost(most) => number <= most,
+            AtLeast(least) => number >= least,
+        }
+    }
+}
+
+/// How a figure is written.
+#[derive(Clone, Copy, Debug)]
+enum Unit {
+    /// Of the figure of fluxcap 3.2 in the same place.
+    OfC,
+    Milliseconds,
+    Megabytes,
+    Percent,
+    Number,
+}
+
+impl Unit {
+    fn write(self, number: f64) -> String {
+        match self {
+            Unit::OfC => format!("{number:.2} x"),
+            Unit::Milliseconds => format!("{:.2} ms", number / 1e6),
+            Unit::Megabytes => format!("{:.0} MB", number / 1e6),
+            Unit::Percent => format!("{:.2} %", number * 100.0),
+            Unit::Number => short(number),
+        }
+    }
+}
+
+/// One promise.
+#[derive(Clone, Copy, Debug)]
+struct Target {
+    what: &'static str,
+    system: &'static str,
+    peer: &'static str,
+    size: &'static str,
+    figure: &'static str,
+    bound: Bound,
+    unit: Unit,
+}
+
+const fn target(
+    what: &'static str,
+    (system, peer, size): (&'static str, &'static str, &'static str),
+    figure: &'static str,
+    bound: Bound,
+    unit: Unit,
+) -> Target {
+    Target {
+        what,
+        system,
+        peer,
+        size,
+        figure,
+        bound,
+        unit,
+    }
+}
+
+/// All are of 1 -> 2.
+const TARGETS: &[Target] = &[
+    target(
+        "CPU per frame, XDP peers",
+        (AUTO, "xdp", "64"),
+        figure::CPU,
+        AtMost(0.25),
+        Unit::OfC,
+    ),
+    target(
+        "CPU per frame, XDP peers",
+        (AUTO, "xdp", "512"),
+        figure::CPU,
+        AtMost(0.25),
+        Unit::OfC,
+    ),
+    target(
+        "CPU per frame, XDP peers",
+        (AUTO, "xdp", "1514"),
+        figure::CPU,
+        AtMost(0.33),
+        Unit::OfC,
+    ),
+    target(
+        "rate without loss, XDP peers",
+        (AUTO, "xdp", "64"),
+        figure::RATE,
+        AtLeast(4.0),
+        Unit::OfC,
+    ),
+    target(
+        "rate without loss, XDP peers",
+        (AUTO, "xdp", "1514"),
+        figure::RATE,
+        AtLeast(2.6),
+        Unit::OfC,
+    ),
+    target(
+        "CPU per frame, GRO peers",
+        (AUTO, "gro", "64"),
+        figure::CPU,
+        AtMost(0.25),
+        Unit::OfC,
+    ),
+    target(
+        "CPU per frame, GRO peers",
+        (AUTO, "gro", "1514"),
+        figure::CPU,
+        AtMost(0.33),
+        Unit::OfC,
+    ),
+    target(
+        "rate without loss, GRO peers",
+        (AUTO, "gro", "64"),
+        figure::RATE,
+        AtLeast(4.0),
+        Unit::OfC,
+    ),
+    target(
+        "rate without loss, GRO peers",
+        (AUTO, "gro", "1514"),
+        figure::RATE,
+        AtLeast(2.6),
+        Unit::OfC,
+    ),
+    target(
+        "CPU per frame, plain peers",
+        (AUTO, "plain", "64"),
+        figure::CPU,
+        AtMost(0.42),
+        Unit::OfC,
+    ),
+    target(
+        "CPU per frame, plain peers",
+        (AUTO, "plain", "1514"),
+        figure::CPU,
+        AtMost(0.42),
+        Unit::OfC,
+    ),
+    target(
+        "rate without loss, plain peers",
+        (AUTO, "plain", "64"),
+        figure::RATE,
+        AtLeast(2.3),
+        Unit::OfC,
+    ),
+    target(
+        "CPU per frame, sendmmsg only",
+        ("fluxcap sendmmsg", "xdp", "64"),
+        figure::CPU,
+        AtMost(0.7),
+        Unit::OfC,
+    ),
+    target(
+        "rate without loss, sendmmsg only",
+        ("fluxcap sendmmsg", "xdp", "64"),
+        figure::RATE,
+        AtLeast(1.4),
+        Unit::OfC,
+    ),
+    target(
+        "latency p99 at 1 kpps",
+        (AUTO, "xdp", "64"),
+        "latency_1k_p99",
+        AtMost(1.2e6),
+        Unit::Milliseconds,
+    ),
+    target(
+        "latency p99 at 1 kpps, low",
+        ("fluxcap auto low", "xdp", "64"),
+        "latency_1k_p99",
+        AtMost(0.3e6),
+        Unit::Milliseconds,
+    ),
+    target(
+        "memory, 64 MiB ring",
+        (AUTO, "xdp", "64"),
+        figure::MEMORY,
+        AtMost(140e6),
+        Unit::Megabytes,
+    ),
+    target(
+        "overload: delivered of the rate without loss",
+        (AUTO, "xdp", "64"),
+        figure::DELIVERED_SHARE,
+        AtLeast(0.85),
+        Unit::Percent,
+    ),
+    target(
+        "overload: torn, duplicated, reordered frames",
+        (AUTO, "xdp", "64"),
+        figure::FAULTS,
+        AtMost(0.0),
+        Unit::Number,
+    ),
+    target(
+        "overload: the audit closes",
+        (AUTO, "xdp", "64"),
+        figure::AUDIT,
+        AtLeast(1.0),
+        Unit::Number,
+    ),
+    target(
+        "overload: slowest gRPC answer",
+        (AUTO, "xdp", "64"),
+        figure::ANSWER,
+        AtMost(200e6),
+        Unit::Milliseconds,
+    ),
+    target(
+        "overload: slowest end after SIGTERM",
+        (AUTO, "xdp", "64"),
+        figure::TERM,
+        AtMost(1e9),
+        Unit::Milliseconds,
+    ),
+    target(
+        "idle daemon, of a CPU",
+        (AUTO, "xdp", "64"),
+        figure::IDLE,
+        AtMost(0.003),
+        Unit::Percent,
+    ),
+];
+
+/// A target and what became of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// What is promised.
+    pub what: String,
+    /// Of which size.
+    pub size: String,
+    /// The bound.
+    pub wanted: String,
+    /// The figure of this run.
+    pub measured: Option<String>,
+    /// Whether it keeps to the bound, when there is a figure.
+    pub met: Option<bool>,
+}
+
+/// All targets.
+#[must_use]
+pub fn verdicts(results: &Results) -> Vec<Verdict> {
+    let mut verdicts: Vec<Verdict> = TARGETS
+        .iter()
+        .map(|target| verdict(results, target))
+        .collect();
+    verdicts.extend(ring_verdicts(results.ring.as_deref().unwrap_or_default()));
+    verdicts
+}
+
+fn verdict(results: &Results, target: &Target) -> Verdict {
+    let case = Case {
+        shape: "1->2".to_owned(),
+        peer: target.peer.to_owned(),
+        size: target.size.to_owned(),
+        system: target.system.to_owned(),
+    };
+    let own = results.median(&case, target.figure);
+    let number = match target.unit {
+        Unit::OfC => own
+            .zip(results.of_other(&case, C, target.figure))
+            .map(|(own, other)| own / other),
+        _ => own,
+    };
+    row(target.what, target.size, target.bound, number, target.unit)
+}
+
+fn row(what: &str, size: &str, bound: Bound, number: Option<f64>, unit: Unit) -> Verdict {
+    let (sign, limit) = match bound {
+        AtMost(limit) => ("<=", limit),
+        AtLeast(limit) => (">=", limit),
+    };
+    let of = if matches!(unit, Unit::OfC) {
+        " fluxcap 3.2"
+    } else {
+        ""
+    };
+    Verdict {
+        what: what.to_owned(),
+        size: size.to_owned(),
+        wanted: format!("{sign} {}{of}", unit.write(limit)),
+        measured: number.map(|number| unit.write(number)),
+        met: number.map(|number| bound.holds(number)),
+    }
+}
+
+/// Targets of the ring, from the last table of its own benchmark: size, what, Mpps, ns, GB/s, share of memcpy.
+fn ring_verdicts(table: &str) -> Vec<Verdict> {
+    let find = |size: &str, column: usize| {
+        let line = table.lines().find(|line| {
+            line.split_whitespace().next() == Some(size) && line.contains("publish+consume")
+        })?;
+        line.split_whitespace().nth(column)?.parse::<f64>().ok()
+    };
+    vec![
+        row(
+            "ring, publish + consume, Mpps",
+            "64",
+            AtLeast(60.0),
+            find("64", 2),
+            Unit::Number,
+        ),
+        row(
+            "ring against memcpy",
+            "512",
+            AtLeast(0.9),
+            find("512", 5),
+            Unit::Number,
+        ),
+        row(
+            "ring against memcpy",
+            "1514",
+            AtLeast(0.9),
+            find("1514", 5),
+            Unit::Number,
+        ),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::results::tests::results;
+
+    #[test]
+    fn a_ratio_is_judged_only_when_both_figures_are_there() {
+        let of = |samples: &[(&str, &str, f64)]| {
+            let verdicts = verdicts(&results(samples));
+            verdicts
+                .into_iter()
+                .next()
+                .map(|verdict| (verdict.measured, verdict.met))
+        };
+        assert_eq!(of(&[(AUTO, "cpu", 100.0)]), Some((None, None)));
+        let both = |own| of(&[(AUTO, "cpu", own), (C, "cpu", 1000.0)]);
+        assert_eq!(both(200.0), Some((Some("0.20 x".to_owned()), Some(true))));
+        assert_eq!(both(400.0), Some((Some("0.40 x".to_owned()), Some(false))));
+    }
+
+    #[test]
+    fn the_table_of_the_ring_is_understood() {
+        let table = "  size  Mpps ns/frame GB/s ratio\n    64  memcpy in and out 90.0 1 2 1.00\n    64  publish+consume 61.5 16 4 0.7\n   512 publish+consume 20 50 9 0.88\n";
+        let met: Vec<_> = ring_verdicts(table)
+            .into_iter()
+            .map(|verdict| verdict.met)
+            .collect();
+        assert_eq!(met, [Some(true), Some(false), None]);
+    }
+}
