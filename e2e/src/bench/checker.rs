@@ -88,7 +88,7 @@ fn check(capture: &mut PacketCapture, mix: Mix, run: u16, stop: &AtomicBool) -> 
         fluxcap_socket::poll(&[capture.as_fd()], LOOK)?;
         while let Some(mut block) = capture.next_block() {
             for packet in block.packets() {
-                match is_good(&packet.data, mix, run, &pool) {
+                match is_good(packet.data, mix, run, &pool) {
                     true => checked.good += 1,
                     false => checked.bad += 1,
                 }

@@ -103,7 +103,6 @@ impl Pool {
     #[must_use]
     #[inline]
     pub fn filler(&self, seq: u64, len: usize) -> &[u8] {
-        #[expect(clippy::cast_possible_truncation, reason = "below 2^16")]
         let at = (seq.wrapping_mul(0x9e37) % PLACES) as usize;
         &self.0[at..at + len.saturating_sub(HEADER)]
     }

@@ -8,15 +8,65 @@ use anyhow::{Context as _, Result};
 /// Units of /proc/stat per second; USER_HZ is 100 on all platforms that Linux runs on today.
 const USER_HZ: u64 = 100;
 
-/// Time that all CPUs together have been busy since the machine was started: everything but idle, waiting for disks, and time stolen by
-/// other guests of the host. Exact to 10 ms.
+/// Time that all CPUs together have been busy since the machine was started: everything but idle, waiting for disks, time stolen by
+/// other guests of the host, and the processes of others. Exact to 10 ms.
 ///
 /// # Errors
-/// When /proc/stat cannot be read.
+/// When /proc cannot be read.
 pub fn busy() -> Result<Duration> {
     let stat = fs::read_to_string("/proc/stat").context("read /proc/stat")?;
     let uptime = Duration::from_nanos(super::source::now_ns());
-    parse_busy(&stat, uptime).context("understand /proc/stat")
+    let busy = parse_busy(&stat, uptime).context("understand /proc/stat")?;
+    Ok(busy.saturating_sub(others()?))
+}
+
+/// CPU time of all processes but this one, its children, and threads of the kernel; ended ones are counted with those that
+/// waited for them.
+///
+/// # Errors
+/// When /proc cannot be read.
+pub fn others() -> Result<Duration> {
+    let own = std::process::id();
+    let processes = fs::read_dir("/proc").context("read /proc")?.flatten();
+    let names = processes.filter_map(|entry| entry.file_name().into_string().ok());
+    let stats = names.filter(|name| name.starts_with(|c: char| c.is_ascii_digit()));
+    let others = stats
+        .filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/stat")).ok())
+        .filter_map(|stat| Process::parse(&stat))
+        .filter(|process| process.pid != own && process.parent != own && !process.is_kernel);
+    let ticks: u64 = others.map(|process| process.ticks).sum();
+    Ok(Duration::from_millis(ticks * 1000 / USER_HZ))
+}
+
+/// A process in `/proc/PID/stat`, proc_pid_stat(5).
+#[derive(Debug, PartialEq, Eq)]
+struct Process {
+    pid: u32,
+    parent: u32,
+    is_kernel: bool,
+    /// With the children that it has waited for.
+    ticks: u64,
+}
+
+impl Process {
+    /// PF_KTHREAD of the kernel's `linux/sched.h`.
+    const KERNEL: u32 = 0x0020_0000;
+
+    fn parse(stat: &str) -> Option<Process> {
+        let (head, tail) = stat.rsplit_once(") ")?;
+        let fields: Vec<&str> = tail.split_ascii_whitespace().collect();
+        let flags: u32 = fields.get(6)?.parse().ok()?;
+        let ticks = fields
+            .get(11..15)?
+            .iter()
+            .map(|field| field.parse::<u64>().unwrap_or(0));
+        Some(Process {
+            pid: head.split(' ').next()?.parse().ok()?,
+            parent: fields.get(1)?.parse().ok()?,
+            is_kernel: flags & Process::KERNEL != 0,
+            ticks: ticks.sum(),
+        })
+    }
 }
 
 /// The columns of work are counted by timer ticks, which work that follows timers escapes; those of idleness by the clock. So what is
@@ -100,6 +150,19 @@ mod tests {
         let stat = "cpu  1 2 3 500 50 7 8 50 0 0\ncpu0 1 2 3 4\ncpu1 1 2 3 4\nintr 5\n";
         let busy = parse_busy(stat, Duration::from_secs(10));
         assert_eq!(busy, Some(Duration::from_secs(14)));
+    }
+
+    #[test]
+    fn a_process_is_read_whatever_its_name() {
+        let stat = "42 (a) b (c)) S 7 42 42 0 -1 2097152 1 2 3 4 10 20 30 40 20 0 1 0";
+        let process = Process {
+            pid: 42,
+            parent: 7,
+            is_kernel: true,
+            ticks: 100,
+        };
+        assert_eq!(Process::parse(stat), Some(process));
+        assert_eq!(Process::parse("42 (cut off) S 7"), None);
     }
 
     #[test]

@@ -136,6 +136,7 @@ fn markdown(results: &Results) -> String {
     for (system, reason) in &results.missing {
         let _ = writeln!(text, "Not measured: {system} ({reason}).");
     }
+    text += &disturbance(results);
     text += &targets(results);
     text += &rates(results);
     text += &latencies(results);
@@ -143,6 +144,24 @@ fn markdown(results: &Results) -> String {
     text += &others(results);
     text += &failures(results);
     text + &method()
+}
+
+/// A warning when the machine was not the bench's alone.
+fn disturbance(results: &Results) -> String {
+    /// Of a CPU: what a quiet machine does.
+    const QUIET: f64 = 0.05;
+    let shares = results
+        .samples
+        .iter()
+        .filter_map(|sample| sample.figures.get(figure::OTHERS).copied());
+    match Summary::of(shares.collect()) {
+        Some(summary) if summary.most > QUIET => format!(
+            "\n**Other processes kept {:.2} CPUs busy meanwhile (median of all turns; at most {:.2}).** Their time is taken off CPU figures, but rates and latencies \
+            are worse for it.\n",
+            summary.median, summary.most
+        ),
+        _ => String::new(),
+    }
 }
 
 fn targets(results: &Results) -> String {
@@ -405,7 +424,7 @@ fn method() -> String {
     frame's fields, and latency, and drops the frame.\n\
     - Rate without loss: RFC 2544 section 26.1, by bisection; a rate holds when every frame arrives at every output, and the last one no later than a tenth of the trial after the end, what the system \
     always holds back apart; that delay counts as time. A trial that loses frames is made again once, since other guests of the machine can be the cause. `>=`: the source could not offer more.\n\
-    - CPU per frame: time that all CPUs of the machine are not idle (/proc/stat), per input frame, less the same with the same load and no system. It holds capture, copying, sending, the veth \
+    - CPU per frame: time that all CPUs of the machine are not idle (/proc/stat) nor with processes of others, per input frame, less the same with the same load and no system. It holds capture, copying, sending, the veth \
     and what the far end does; not the source and the way to the input's socket buffer.\n\
     - Memory: PSS of all processes, after the trial. Medians of all rounds, ranges in brackets; systems take turns within a round.\n"
         .to_owned()

@@ -46,6 +46,8 @@ pub mod figure {
     pub const SOAK_MEMORY_FIRST: &str = "soak_memory_first";
     /// Most memory after that.
     pub const SOAK_MEMORY_MOST: &str = "soak_memory_most";
+    /// CPUs that were busy with processes that have nothing to do with the bench.
+    pub const OTHERS: &str = "others";
     /// Latency that a share of the frames did not exceed: `latency_1k_p99`.
     #[must_use]
     pub fn latency(rate: &str, share: &str) -> String {

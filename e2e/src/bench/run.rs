@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, anyhow};
 use crate::bench::bed::{Bed, Shape};
 use crate::bench::checker::Checker;
 use crate::bench::frame::{MIXES, Mix};
-use crate::bench::machine::{cpu_of, memory_of};
+use crate::bench::machine::{cpu_of, memory_of, others};
 use crate::bench::plan::{Cell, Effort, FIXED_RATE, LATENCY_RATES, Measure};
 use crate::bench::results::{Case, Sample, figure};
 use crate::bench::search::{Found, Length, Search, search};
@@ -21,8 +21,8 @@ use crate::bench::{stress, trial::run};
 
 /// Where the first search of a system begins.
 const FIRST: f64 = 250_000.0;
-/// More than a source can do.
-const MOST: f64 = 8_000_000.0;
+/// A system that could not be started so often is left out from then on.
+const FAILED_STARTS: usize = 2;
 /// Short trials of a search.
 const TRIALS: usize = 12;
 /// Overload is so many times the highest rate without loss.
@@ -40,6 +40,8 @@ pub struct Runner {
     effort: Effort,
     /// The rate that was last found for a system at a size: where to begin.
     hints: BTreeMap<(System, &'static str), f64>,
+    /// How often a system could not be started.
+    failed_starts: BTreeMap<System, usize>,
     /// Everything so far.
     pub samples: Vec<Sample>,
 }
@@ -56,6 +58,7 @@ struct Turn<'a> {
     /// Trials that wait for the same without a system: the figure, the trial, what came of it.
     unpaid: Vec<(&'static str, Trial, Outcome)>,
     found: Option<Found>,
+    started: bool,
 }
 
 impl Runner {
@@ -65,6 +68,7 @@ impl Runner {
         Runner {
             effort,
             hints: BTreeMap::new(),
+            failed_starts: BTreeMap::new(),
             samples: Vec::new(),
         }
     }
@@ -78,6 +82,13 @@ impl Runner {
         for mix in &cell.mixes {
             for round in 0..cell.rounds {
                 for &system in &cell.systems {
+                    if self
+                        .failed_starts
+                        .get(&system)
+                        .is_some_and(|times| *times >= FAILED_STARTS)
+                    {
+                        continue;
+                    }
                     self.turn(&mut bed, cell, *mix, system, round);
                 }
             }
@@ -118,8 +129,12 @@ impl Runner {
             notes: Vec::new(),
             unpaid: Vec::new(),
             found: None,
+            started: false,
         };
         let result = guarded(|| turn.take(&cell.measures));
+        if !turn.started {
+            *self.failed_starts.entry(system).or_default() += 1;
+        }
         if let Some(found) = &turn.found {
             self.hints.insert((system, mix.name), found.rate);
         }
@@ -139,12 +154,11 @@ impl Turn<'_> {
     /// Starts the system, measures, ends it, and measures what has to be taken off.
     fn take(&mut self, measures: &[Measure]) -> Result<()> {
         let mut running = self.system.start(self.bed)?;
-        if let Some(fluxcap) = running.fluxcap() {
-            self.notes.extend(fluxcap.ways());
-        }
+        self.started = true;
+        let begin = (Instant::now(), others()?);
         for measure in measures {
             match measure {
-                Measure::Rate => self.rate(&running)?,
+                Measure::Rate => self.rate(&mut running)?,
                 Measure::Fixed => self.fixed()?,
                 Measure::Latency => self.latency()?,
                 Measure::Overload => self.overload(&mut running)?,
@@ -153,6 +167,11 @@ impl Turn<'_> {
                 Measure::Idle => self.idle(&running)?,
             }
         }
+        let others = others()?.saturating_sub(begin.1);
+        self.set(
+            figure::OTHERS,
+            others.as_secs_f64() / begin.0.elapsed().as_secs_f64(),
+        );
         drop(running);
         for (figure, trial, outcome) in std::mem::take(&mut self.unpaid) {
             let baseline = trial::run_baseline(self.bed, trial)?;
@@ -174,10 +193,9 @@ impl Turn<'_> {
         }
     }
 
-    fn rate(&mut self, running: &Running) -> Result<()> {
+    fn rate(&mut self, running: &mut Running) -> Result<()> {
         let plan = Search {
             first: self.hint.unwrap_or(FIRST),
-            most: MOST,
             stride: if self.hint.is_some() { 1.15 } else { 1.6 },
             close: self.effort.close,
             trials: TRIALS,
@@ -201,6 +219,9 @@ impl Turn<'_> {
             figure::SOURCE_LIMIT,
             f64::from(u8::from(found.at_source_limit)),
         );
+        if let Some(fluxcap) = running.fluxcap() {
+            self.notes.extend(fluxcap.ways());
+        }
         let pids = running.pids();
         if !pids.is_empty() {
             self.set(figure::MEMORY, memory(&pids));

@@ -16,8 +16,6 @@ const REACHED: f64 = 0.95;
 pub struct Search {
     /// Frames per second of the first trial.
     pub first: f64,
-    /// Frames per second beyond which nothing is tried.
-    pub most: f64,
     /// How much more the next trial offers as long as none has lost frames.
     pub stride: f64,
     /// Ratio of the bounds at which they are close enough.
@@ -46,6 +44,25 @@ pub enum Length {
     Long,
 }
 
+/// Whether a system held a rate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Held {
+    Yes,
+    No,
+    /// It held all that the sources could offer, which was less.
+    SourceLimit,
+}
+
+impl Held {
+    fn of(outcome: &Outcome, rate: f64) -> Held {
+        match outcome.is_lossless() {
+            false => Held::No,
+            true if outcome.offered_rate() < REACHED * rate => Held::SourceLimit,
+            true => Held::Yes,
+        }
+    }
+}
+
 /// Searches; `trial` offers a rate. `None` when every rate loses frames.
 ///
 /// A machine that others use loses a frame now and then at any rate, so each loss is looked at twice.
@@ -56,46 +73,45 @@ pub fn search(
     plan: Search,
     mut trial: impl FnMut(f64, Length) -> Result<Outcome>,
 ) -> Result<Option<Found>> {
-    let mut twice = |rate, length| -> Result<Outcome> {
+    let mut twice = |rate: f64, length| -> Result<(Outcome, Held)> {
         let outcome = trial(rate, length)?;
-        if outcome.is_lossless() {
-            Ok(outcome)
-        } else {
-            trial(rate, length)
-        }
+        let outcome = match Held::of(&outcome, rate) {
+            Held::Yes => outcome,
+            _ => trial(rate, length)?,
+        };
+        let held = Held::of(&outcome, rate);
+        Ok((outcome, held))
     };
     let (mut good, mut bad) = (None::<f64>, None::<f64>);
     let mut limited = false;
-    let mut rate = plan.first.min(plan.most);
+    let mut rate = plan.first;
     for _ in 0..plan.trials {
-        let outcome = twice(rate, Length::Short)?;
-        if outcome.is_lossless() {
-            good = Some(rate);
-            limited = outcome.offered_rate() < REACHED * rate;
-            if limited || rate >= plan.most {
-                limited = true;
-                good = Some(outcome.offered_rate() * REACHED);
-                break;
-            }
-        } else {
-            bad = Some(rate);
+        let (outcome, held) = twice(rate, Length::Short)?;
+        match held {
+            Held::Yes => good = Some(rate),
+            _ => bad = Some(rate),
         }
+        limited = if held == Held::Yes {
+            limited
+        } else {
+            held == Held::SourceLimit
+        };
         rate = match (good, bad) {
             (Some(good), Some(bad)) if bad / good <= plan.close => break,
             (Some(good), Some(bad)) => (good * bad).sqrt(),
-            (Some(good), None) => (good * plan.stride).min(plan.most),
+            (Some(good), None) => good * plan.stride,
             // What came through of too much is a hint, when it is not much less.
             (None, _) => (outcome.delivered_rate() * RETREAT).clamp(rate / 3.0, rate / 1.2),
         };
     }
     let mut rate = good.unwrap_or(rate);
     for _ in 0..PROOFS {
-        let proof = twice(rate, Length::Long)?;
-        if proof.is_lossless() {
+        let (proof, held) = twice(rate, Length::Long)?;
+        if held != Held::No {
             return Ok(Some(Found {
                 proof,
                 rate,
-                at_source_limit: limited,
+                at_source_limit: limited || held == Held::SourceLimit,
             }));
         }
         limited = false;
@@ -112,7 +128,6 @@ mod tests {
     const PLAN: Search = Search {
         first: 100_000.0,
         stride: 1.5,
-        most: 4_000_000.0,
         close: 1.04,
         trials: 14,
     };

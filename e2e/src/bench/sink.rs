@@ -153,3 +153,67 @@ fn attach_tc(ebpf: &mut Ebpf, device: &str) -> Result<()> {
     program.attach(device, TcAttachType::Ingress)?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::frame::{Pool, Stamp};
+    use crate::generator::send_frames;
+    use crate::link::Veth;
+
+    fn frame(run: u16, seq: u64) -> Vec<u8> {
+        let stamp = Stamp {
+            run,
+            stream: 1,
+            seq,
+            sent_ns: crate::bench::source::now_ns(),
+        };
+        let mut frame = stamp.header(100).to_vec();
+        frame.extend(Pool::new().filler(seq, 100));
+        frame
+    }
+
+    /// What a sink makes of these frames, when it has seen one of another stream after them.
+    fn judged(peer: Peer, frames: &[Vec<u8>]) -> Arrived {
+        let (near, far) = (Netns::new(), Netns::new());
+        Veth::pair((&near, "wire"), (&far, "wire"), 1500);
+        Veth::gro(&far, "wire", peer == Peer::Gro);
+        let mut sink = Sink::attach(&far, "wire", peer).expect("attach");
+        sink.arm(Orders {
+            run: 7,
+            ..Orders::default()
+        })
+        .expect("arm");
+        send_frames(&near, "wire", frames);
+        let counted = |arrived: &Arrived| {
+            arrived.received + arrived.duplicates + arrived.corrupt + arrived.foreign
+        };
+        crate::wait_for(std::time::Duration::from_secs(5), "all are judged", || {
+            let arrived = sink.arrived().expect("read");
+            (counted(&arrived) == frames.len() as u64).then_some(arrived)
+        })
+    }
+
+    #[test]
+    fn every_kind_of_harm_is_counted_at_every_kind_of_peer() {
+        crate::need_root!();
+        let mut corrupt = frame(7, 5);
+        corrupt[30] ^= 1;
+        let mut frames: Vec<_> = [0, 1, 1, 3, 2, 4].map(|seq| frame(7, seq)).to_vec();
+        frames.extend([corrupt, frame(7, 6)[..99].to_vec(), vec![0; 60]]);
+        for peer in [Peer::Xdp, Peer::Gro, Peer::Plain] {
+            let arrived = judged(peer, &frames);
+            let counts = [
+                arrived.received,
+                arrived.duplicates,
+                arrived.reordered,
+                arrived.corrupt,
+                arrived.foreign,
+            ];
+            assert_eq!(counts, [5, 1, 1, 2, 1], "{peer:?}");
+            let latency = arrived.latency.percentile(1.0).expect("latencies");
+            assert!(latency < std::time::Duration::from_secs(5), "{latency:?}");
+            assert_eq!(arrived.latency.len(), 6);
+        }
+    }
+}

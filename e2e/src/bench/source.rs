@@ -1,5 +1,6 @@
 //! The near end of an input: sends frames at a rate, up to several million a second.
 
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
@@ -11,6 +12,7 @@ use rustix::thread::{ClockId, Timespec, clock_nanosleep_absolute};
 use rustix::time::clock_gettime;
 
 use crate::bench::frame::{HEADER, Mix, Pool, Stamp};
+use crate::bench::system::must_succeed;
 use crate::generator::index_of;
 use crate::netns::{Netns, enter};
 
@@ -19,9 +21,9 @@ const BURST: u64 = 1024;
 /// Time between two bursts, at least: the bench must not itself be the load.
 const TICK_NS: u64 = 200_000;
 /// A source that falls further behind does not catch up: a machine that stood still must not answer with a flood.
-const LONGEST_LAG_NS: u64 = 1_000_000;
-/// Before others: taps do not wait for the host that they lead to.
-const NICE: i32 = -10;
+const LONGEST_LAG_NS: u64 = 3_000_000;
+/// SCHED_FIFO: taps do not wait for the host that they lead to.
+const PRIORITY: &str = "10";
 
 /// What to send.
 #[derive(Clone, Copy, Debug)]
@@ -132,9 +134,9 @@ impl Sending {
     fn open(device: &str, stream: u16) -> Result<Sending> {
         let mut live = Live::new()?;
         live.set_interfaces(&[index_of(device)])?;
-        // Without the right to it, sources compete with what they feed.
-        let _ = rustix::process::nice(NICE);
-        let _ = rustix::thread::set_current_timer_slack(std::num::NonZero::new(1));
+        let own = rustix::thread::gettid().to_string();
+        must_succeed(Command::new("chrt").args(["--fifo", "--pid", PRIORITY, &own]))?;
+        rustix::thread::set_current_timer_slack(std::num::NonZero::new(1))?;
         Ok(Sending {
             live,
             stream,

@@ -15,13 +15,13 @@ use crate::bench::trial::{self, Trial};
 
 pub use fluxcap::Fluxcap;
 pub(crate) use mirred::Mirred;
-pub(crate) use process::Processes;
+pub(crate) use process::{Processes, must_succeed};
 
 /// Names the binary of fluxcap 3.2.
 pub const C_VARIABLE: &str = "FLUXCAP_C";
 
 /// How long a system may take until the first frame comes through.
-const PATIENCE: Duration = Duration::from_secs(8);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A system under test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -169,7 +169,7 @@ impl Running {
     /// What it has to say when it does not work.
     fn log(&self) -> String {
         match self {
-            Running::Fluxcap(fluxcap) => fluxcap.log(),
+            Running::Fluxcap(fluxcap) => fluxcap.reasons(),
             Running::Processes(processes) => processes.log(),
             Running::Kernel(_) => String::new(),
         }

@@ -71,28 +71,36 @@ impl Fluxcap {
             .to_vec()
     }
 
-    pub(super) fn log(&self) -> String {
-        [&self.ringd, &self.rxd, &self.txd]
-            .map(Daemon::log)
-            .concat()
+    /// What captures and transmits say of why they do not run.
+    pub(super) fn reasons(&self) -> String {
+        let mut reasons = self.strings("rx", "reason");
+        reasons.extend(self.strings("tx", "reason"));
+        reasons.join("; ")
     }
 
     /// The ways of sending that the transmits have chosen.
     #[must_use]
     pub fn ways(&self) -> Vec<String> {
-        let mut ways = Vec::new();
-        if let Ok(output) = self.ctl(&["tx", "list", "-o", "json"])
-            && let Ok(value) = serde_json::from_str(&output.stdout)
-        {
-            collect("io", &value, &mut ways);
-        }
-        ways.sort_unstable();
-        ways.dedup();
+        let mut ways = self.strings("tx", "io");
         // What was asked for is among what is.
         if ways.len() > 1 {
             ways.retain(|way| way != "auto");
         }
         ways
+    }
+
+    /// All different strings under a key in a list of captures or transmits.
+    fn strings(&self, kind: &str, key: &str) -> Vec<String> {
+        let mut found = Vec::new();
+        if let Ok(output) = self.ctl(&[kind, "list", "-o", "json"])
+            && let Ok(value) = serde_json::from_str(&output.stdout)
+        {
+            collect(key, &value, &mut found);
+        }
+        found.sort_unstable();
+        found.dedup();
+        found.retain(|text| !text.is_empty());
+        found
     }
 
     /// Asks whether every frame is accounted for, until it is; what is wrong otherwise.

@@ -66,3 +66,38 @@ fn tc(netns: &Netns, args: &[&str]) -> Result<()> {
             .args(args),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::bench::bed::Shape;
+    use crate::bench::frame::MIXES;
+    use crate::bench::sink::Peer;
+    use crate::bench::system::System;
+    use crate::bench::trial::{Trial, run};
+
+    /// The kernel's own replication needs nothing of ours: what is lost or harmed here is the bench's fault.
+    #[test]
+    fn a_bed_brings_every_frame_of_every_input_to_every_output() {
+        crate::need_root!();
+        for peer in [Peer::Xdp, Peer::Gro, Peer::Plain] {
+            let shape = Shape {
+                inputs: 2,
+                outputs: 2,
+            };
+            let mut bed = Bed::new(shape, peer).expect("a bed");
+            let _running = System::Mirred.start(&mut bed).expect("start");
+            let trial = Trial {
+                mix: MIXES[3],
+                rate: 50_000.0,
+                duration: Duration::from_millis(200),
+                held_back: Duration::from_millis(500),
+            };
+            let outcome = run(&mut bed, trial).expect("a trial");
+            assert_eq!(outcome.lost() + outcome.faults() + outcome.foreign, 0);
+            assert!(outcome.frames > 5_000, "{outcome:?}");
+        }
+    }
+}

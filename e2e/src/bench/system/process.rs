@@ -130,7 +130,7 @@ pub(super) fn find(program: &str) -> Option<PathBuf> {
 }
 
 /// Runs a command to its end.
-pub(super) fn must_succeed(command: &mut Command) -> Result<()> {
+pub(crate) fn must_succeed(command: &mut Command) -> Result<()> {
     let output = command
         .output()
         .with_context(|| format!("run {command:?}"))?;
