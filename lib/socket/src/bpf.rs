@@ -26,6 +26,15 @@ pub(crate) fn load(
         .map_err(failed("load a BPF object", capability))
 }
 
+/// Gives back to the system what the loader has freed: the kernel's type information alone is some tens of megabytes once it is parsed.
+pub(crate) fn trim() {
+    // SAFETY: malloc_trim(3) takes an integer, and may be called at any time by any thread.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Turns an error of the loader into one of ours: a missing capability is told apart, all else is passed on as it is.
 pub(crate) fn failed<E>(
     operation: &'static str,

@@ -87,6 +87,8 @@ impl Live {
         program
             .attach(anchor.name(), XdpMode::Skb)
             .map_err(bpf::failed("attach an XDP program", TRACE))?;
+        drop(btf);
+        bpf::trim();
         Ok(Live {
             ebpf,
             outputs,

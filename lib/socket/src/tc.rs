@@ -44,6 +44,7 @@ impl Tc {
         program
             .load()
             .map_err(bpf::failed("load a BPF program for traffic control", LOAD))?;
+        bpf::trim();
         Ok(Tc {
             ebpf,
             area,
