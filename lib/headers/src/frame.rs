@@ -23,6 +23,8 @@ pub(crate) const MAX_TAGS: usize = 4;
 /// [`WireFrame::wire_len`] those that were on the wire.
 #[derive(Debug, Clone, Copy)]
 pub struct WireFrame<'a> {
+    /// The bytes that `macs` and `rest` are of, as long as the one follows the other in them; else none.
+    bytes: &'a [u8],
     /// At most 12 bytes; fewer only in a runt, and then `rest` is empty and no tag is held.
     macs: &'a [u8],
     tags: [u8; MAX_TAGS * TAG_LEN],
@@ -41,6 +43,7 @@ impl<'a> WireFrame<'a> {
     pub fn new(bytes: &'a [u8], wire_len: u32) -> WireFrame<'a> {
         let (macs, rest) = bytes.split_at(bytes.len().min(MACS_LEN));
         WireFrame {
+            bytes,
             macs,
             tags: [0; MAX_TAGS * TAG_LEN],
             tag_bytes: 0,
@@ -64,9 +67,14 @@ impl<'a> WireFrame<'a> {
         true
     }
 
-    /// The captured bytes in wire order. Empty pieces are possible.
+    /// The captured bytes in wire order. Empty pieces are possible; a frame that is in one piece in memory comes as the first.
     #[inline]
     pub fn pieces(&self) -> [&[u8]; 3] {
+        if self.tag_bytes == 0
+            && let Some(whole) = self.bytes.get(..self.macs.len() + self.rest.len())
+        {
+            return [whole, &[], &[]];
+        }
         [self.macs, &self.tags[..self.tag_bytes], self.rest]
     }
 
@@ -147,6 +155,7 @@ impl<'a> WireFrame<'a> {
                 return Some(());
             }
             self.rest = self.rest.get(TAG_LEN..)?;
+            self.bytes = &[];
         }
         // A popped tag was among the bytes that `wire_len` counts at least.
         self.wire_len = wire_len.saturating_sub(TAG_WIRE_LEN);

@@ -203,12 +203,16 @@ impl Sendmmsg {
         else {
             return;
         };
-        for (slot, piece) in pieces.iter_mut().zip(&frame.pieces) {
+        // The kernel looks at each piece once more; one in one piece it copies without ado.
+        let filled = frame.pieces.iter().filter(|piece| !piece.is_empty());
+        let mut count = 0;
+        for (slot, piece) in pieces.iter_mut().zip(filled) {
             slot.iov_base = piece.as_ptr().cast_mut().cast();
             slot.iov_len = piece.len();
+            count += 1;
         }
         message.msg_hdr.msg_iov = pieces.as_mut_ptr();
-        message.msg_hdr.msg_iovlen = PIECES;
+        message.msg_hdr.msg_iovlen = count;
     }
 
     /// One system call for the messages `from..to`: how many were sent, or the errno of the first.
