@@ -254,9 +254,25 @@ impl<'w> Transmit<'w> {
             .zip(open)
             .map(|(slot, ring)| *slot = ring)
             .count();
-        if wait_any(&rings[..count], timeout).is_err() {
-            std::thread::sleep(timeout); // the ring is broken: the next look at it says so
+        // Nothing to do but to look at the rings is not worth a turn.
+        let quiet = count == self.feeds.len();
+        loop {
+            match wait_any(&rings[..count], timeout) {
+                Ok(false) if quiet && self.may_sleep_on() => {}
+                Ok(_) => return,
+                // The ring is broken: the next look at it says so.
+                Err(_) => return std::thread::sleep(timeout),
+            }
         }
+    }
+
+    /// Whether there is nothing to look after but frames to come.
+    fn may_sleep_on(&self) -> bool {
+        let mut rings = self.feeds.iter().filter_map(Feed::ring);
+        !self.worker.stop_requested()
+            && self.worker.generation() == self.generation
+            && self.looked.elapsed() < LOOK_IDLE
+            && !rings.any(|ring| ring.retired().is_some())
     }
 
     /// Follows the link and shows how things are.

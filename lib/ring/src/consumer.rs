@@ -444,6 +444,9 @@ enum Round {
     Corrupt(&'static str),
 }
 
+/// Most consumers that [`wait_any`] waits for; further ones are only looked at when it wakes.
+const MAX_WAIT: usize = 16;
+
 /// Sleeps until one of the consumers has something to read, at most `timeout` or 10 ms.
 /// True when one has. With no consumer at all it just sleeps.
 ///
@@ -453,10 +456,9 @@ pub fn wait_any(consumers: &[&Consumer], timeout: Duration) -> Result<bool, Erro
     let nap = consumers
         .iter()
         .fold(timeout.min(crate::protocol::NAP), |nap, c| c.nap(nap));
-    let mut waiters = Vec::with_capacity(consumers.len());
-    for consumer in consumers {
+    let mut waiters = [futex::Wait::new(); MAX_WAIT];
+    for (waiter, consumer) in waiters.iter_mut().zip(consumers) {
         let ticket = DATA_BELL.arm(consumer.shared.as_ref());
-        let mut waiter = futex::Wait::new();
         waiter.val = u64::from(ticket);
         waiter.uaddr = futex::WaitPtr::new(
             std::ptr::from_ref(consumer.shared.futex(Word::Wake))
@@ -464,13 +466,13 @@ pub fn wait_any(consumers: &[&Consumer], timeout: Duration) -> Result<bool, Erro
                 .cast(),
         );
         waiter.flags = futex::WaitFlags::SIZE_U32;
-        waiters.push(waiter);
     }
+    let waiters = waiters.get(..consumers.len()).unwrap_or(&waiters);
     let ready = |c: &&Consumer| c.reader.ready(c.shared.as_ref());
     if consumers.iter().any(ready) {
         return Ok(true);
     }
-    match sleep_any(&waiters, nap) {
+    match sleep_any(waiters, nap) {
         Ok(()) | Err(Errno::AGAIN | Errno::INTR | Errno::TIMEDOUT) => {}
         // A kernel before 5.16, or more rings than it takes at once.
         Err(Errno::NOSYS | Errno::INVAL | Errno::PERM) => {

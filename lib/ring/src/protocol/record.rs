@@ -14,6 +14,7 @@
 pub const META: u64 = 48;
 
 /// Bytes that a frame of `frame_len` bytes occupies in the ring.
+#[inline]
 pub fn record_size(frame_len: usize) -> usize {
     (frame_len.saturating_add(48 + 15)) & !15
 }
@@ -79,11 +80,13 @@ impl Head {
     };
 
     /// Bytes that the record occupies.
+    #[inline]
     pub fn total(&self) -> u64 {
         (u64::from(self.len) + 16 + 15) & !15
     }
 
     /// The words as they lie in memory. A PAD has only the first two.
+    #[inline]
     pub fn encode(&self, pos: u64) -> [u64; 6] {
         let kind = match self.kind {
             Kind::Data => 1u64,
@@ -105,6 +108,7 @@ impl Head {
 
     /// Reads a private copy of a record. Only the type is checked here.
     /// `words` may be shorter than six: what is missing reads as zero.
+    #[inline]
     #[expect(
         clippy::cast_possible_truncation,
         reason = "each cast picks the bits of one field"
