@@ -2,7 +2,7 @@
 
 use fluxcap_e2e::{Generator, Lab, LabOptions, Veth, need_root, wait_until};
 use serde_json::Value;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const QUIET: Duration = Duration::from_millis(300);
 const SOON: Duration = Duration::from_secs(5);
@@ -242,4 +242,66 @@ fn a_kill_is_accounted_for_with_two_interfaces() {
         assert!(missing <= 4 * 512, "missing {missing}");
     }
     lab.audit();
+}
+
+/// More than packet sockets can pass on: what is lost is lost under its name, what arrives is whole and in order, and control works.
+#[test]
+fn overload_is_counted_and_leaves_control_alone() {
+    need_root!();
+    let mut lab = replicating(&outputs(4), &["--io", "sendmmsg"]);
+    let sinks = [lab.outputs[0].sink(), lab.outputs[3].sink()];
+    let sending = lab.taps[0].start(&Generator::new(1).size(1000).full_rate().count(800_000));
+    let mut slowest = Duration::ZERO;
+    while sending.frames() < 800_000 {
+        let asked = Instant::now();
+        let _ = lab.json(&["tx", "show", "all"]);
+        slowest = slowest.max(asked.elapsed());
+    }
+    let sent = sending.join();
+    for sink in sinks {
+        sink.wait_quiet(QUIET);
+        let report = sink.stop();
+        let stream = report.stream(1);
+        stream.assert_sound();
+        println!("missing {} of {}", stream.missing(&sent), sent.frames);
+        assert!(stream.missing(&sent) > 0, "this was no overload");
+    }
+    println!("slowest fluxctl {slowest:?}");
+    lab.audit();
+    let (status, took) = lab.txd.stop();
+    assert!(
+        status.success() && took < Duration::from_secs(1),
+        "{status} after {took:?}"
+    );
+}
+
+/// An output behind a slow line takes what it can; the transmit next to it does not notice.
+#[test]
+fn a_slow_line_slows_no_other_transmit() {
+    need_root!();
+    let lab = Lab::new(1, 2);
+    lab.ctl(&["ring", "create", "cisco", "--size", "64m"]);
+    lab.ctl(&["rx", "add", "tap0", "cisco", "--buffer", "128M"]);
+    for output in ["out0", "out1"] {
+        lab.ctl(&["tx", "add", "cisco", output, "--io", "sendmmsg"]);
+    }
+    let mut command = lab.host.command("tc");
+    command.args([
+        "qdisc", "add", "dev", "out0", "root", "tbf", "rate", "1mbit",
+    ]);
+    command.args(["burst", "3000", "limit", "20000"]);
+    assert!(command.status().is_ok_and(|status| status.success()));
+    lab.wait_running();
+    let sinks = [lab.outputs[0].sink(), lab.outputs[1].sink()];
+    let sent = lab.taps[0].send(&Generator::new(1).size(500).rate(20_000).count(60_000));
+    let [slow, fast] = sinks;
+    fast.wait_quiet(QUIET);
+    fast.stop().assert_exactly(1, &sent);
+    slow.wait_quiet(QUIET);
+    slow.stop().stream(1).assert_sound();
+    let status = lab.json(&["tx", "show", "cisco-out0"])["status"].clone();
+    assert!(
+        status["dropped_frames"]["enobufs"].as_u64() > Some(0),
+        "{status}"
+    );
 }
