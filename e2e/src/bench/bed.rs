@@ -28,6 +28,12 @@ impl fmt::Display for Shape {
 }
 
 impl Shape {
+    /// So many inputs and outputs.
+    #[must_use]
+    pub const fn new(inputs: usize, outputs: usize) -> Shape {
+        Shape { inputs, outputs }
+    }
+
     /// Names of the inputs.
     #[must_use]
     pub fn input_names(&self) -> Vec<String> {

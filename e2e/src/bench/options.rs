@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum as _};
+use clap::Parser;
 
-use crate::bench::plan::{Cell, Effort, FULL, PARTS, Part, QUICK, plan};
+use crate::bench::plan::{Cell, Effort, FULL, Part, QUICK, plan, soak};
 
 /// Measures fluxcap and others side by side, in network namespaces of its own. Writes bench.json, bench.md, cpu.svg and rate.svg.
 #[derive(Clone, Debug, Parser)]
@@ -61,18 +61,19 @@ impl Options {
     /// Whether a part is wanted.
     #[must_use]
     pub fn wants(&self, part: Part) -> bool {
-        let asked = self.only.is_empty() && !(self.quick && part == Part::Ring);
-        self.soak.is_none() && (asked || self.only.contains(&part))
+        self.soak.is_none() && (self.only.is_empty() || self.only.contains(&part))
     }
 
     /// The cells that are wanted.
     #[must_use]
     pub fn cells(&self) -> Vec<Cell> {
-        let parts: Vec<Part> = PARTS.into_iter().filter(|part| self.wants(*part)).collect();
+        if let Some(duration) = self.soak {
+            return vec![soak(duration)];
+        }
         let is_in = |list: &[String], name: &str| {
             list.is_empty() || list.iter().any(|wanted| wanted.eq_ignore_ascii_case(name))
         };
-        let mut cells = plan(&parts, self.quick);
+        let mut cells = plan(self.quick);
         for cell in &mut cells {
             cell.systems
                 .retain(|system| is_in(&self.systems, &system.to_string()));
@@ -80,20 +81,13 @@ impl Options {
             cell.rounds = self.rounds.unwrap_or(cell.rounds);
         }
         cells.retain(|cell| {
-            is_in(&self.shapes, &cell.shape.to_string()) && is_in(&self.peers, cell.peer.name())
+            self.wants(cell.part)
+                && is_in(&self.shapes, &cell.shape.to_string())
+                && is_in(&self.peers, cell.peer.name())
+                && !cell.systems.is_empty()
+                && !cell.mixes.is_empty()
         });
-        cells.retain(|cell| !cell.systems.is_empty() && !cell.mixes.is_empty());
         cells
-    }
-
-    /// Names of the parts, for messages.
-    #[must_use]
-    pub fn part_names() -> Vec<String> {
-        let name = |part: &Part| {
-            part.to_possible_value()
-                .map(|value| value.get_name().to_owned())
-        };
-        PARTS.iter().filter_map(name).collect()
     }
 }
 
@@ -138,7 +132,7 @@ mod tests {
             (one[0].systems.len(), one[0].mixes.len(), one[0].rounds),
             (1, 1, 5)
         );
-        assert!(cells(&["--soak", "10m"]).is_empty());
+        assert_eq!(cells(&["--soak", "10m"]).len(), 1);
         assert!(cells(&["--shapes", "3->3"]).is_empty());
     }
 

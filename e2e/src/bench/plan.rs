@@ -45,20 +45,11 @@ pub enum Part {
     Ring,
 }
 
-/// All parts.
-pub const PARTS: [Part; 7] = [
-    Part::Rate,
-    Part::Shapes,
-    Part::Latency,
-    Part::Overload,
-    Part::Check,
-    Part::Idle,
-    Part::Ring,
-];
-
 /// A bed, what is sent through it, and the systems that take turns in it.
 #[derive(Clone, Debug)]
 pub struct Cell {
+    /// The part of which it is one.
+    pub part: Part,
     /// Inputs and outputs.
     pub shape: Shape,
     /// Kind of the far ends.
@@ -76,8 +67,6 @@ pub struct Cell {
 /// How long things take.
 #[derive(Clone, Copy, Debug)]
 pub struct Effort {
-    /// Rounds of interleaved cells.
-    pub rounds: usize,
     /// A trial that searches.
     pub short: Duration,
     /// A trial that proves.
@@ -96,7 +85,6 @@ pub struct Effort {
 
 /// The full bench.
 pub const FULL: Effort = Effort {
-    rounds: 3,
     short: Duration::from_millis(300),
     long: Duration::from_millis(1200),
     fixed: Duration::from_millis(1000),
@@ -108,7 +96,6 @@ pub const FULL: Effort = Effort {
 
 /// `--quick`.
 pub const QUICK: Effort = Effort {
-    rounds: 1,
     short: Duration::from_millis(200),
     long: Duration::from_millis(500),
     fixed: Duration::from_millis(500),
@@ -124,147 +111,107 @@ pub const FIXED_RATE: f64 = 150_000.0;
 pub const LATENCY_RATES: [(f64, &str); 2] = [(1_000.0, "1k"), (100_000.0, "100k")];
 
 const AUTO: System = System::fluxcap("auto");
+const LIVE: System = System::fluxcap("live");
+const TC: System = System::fluxcap("tc");
+const AF_XDP: System = System::fluxcap("af_xdp");
+const SENDMMSG: System = System::fluxcap("sendmmsg");
+/// The low-latency profile.
 const LOW: System = System::Fluxcap {
     io: "auto",
     one_each: false,
     low: true,
 };
+/// A transmit for each output.
 const ONE_EACH: System = System::Fluxcap {
     io: "auto",
     one_each: true,
     low: false,
 };
-/// Ways of sending that can be chosen by name.
-const WAYS: [System; 4] = [
-    System::fluxcap("live"),
-    System::fluxcap("tc"),
-    System::fluxcap("af_xdp"),
-    System::fluxcap("sendmmsg"),
+const C: System = System::FluxcapC;
+const MIRRED: System = System::Mirred;
+
+const ONE_ONE: Shape = Shape::new(1, 1);
+const ONE_TWO: Shape = Shape::new(1, 2);
+const ONE_FOUR: Shape = Shape::new(1, 4);
+const TWO_ONE: Shape = Shape::new(2, 1);
+
+const B64: Mix = MIXES[0];
+const B512: Mix = MIXES[1];
+const B1514: Mix = MIXES[2];
+const IMIX: Mix = MIXES[3];
+
+/// Rows of a plan: part, shape, peer, sizes, systems, measures, rounds.
+type Row = (
+    Part,
+    Shape,
+    Peer,
+    &'static [Mix],
+    &'static [System],
+    &'static [Measure],
+    usize,
+);
+
+use Measure::{Check, Fixed, Idle, Latency, Overload, Rate};
+use Peer::{Gro, Plain, Xdp};
+
+/// In 1 -> 2 to XDP peers, auto takes live.
+#[rustfmt::skip]
+const FULL_PLAN: &[Row] = &[
+    (Part::Rate, ONE_TWO, Xdp, &[B64, B512, B1514, IMIX], &[AUTO, TC, AF_XDP, SENDMMSG, C, MIRRED], &[Rate, Fixed], 3),
+    (Part::Rate, ONE_TWO, Gro, &[B64, B1514], &[AUTO, C, MIRRED], &[Rate, Fixed], 3),
+    (Part::Rate, ONE_TWO, Plain, &[B64, B1514], &[AUTO, C, MIRRED], &[Rate, Fixed], 3),
+    (Part::Shapes, ONE_ONE, Xdp, &[B64, B1514], &[AUTO, C, MIRRED, System::Daemonlogger, System::Tcpbridge], &[Rate], 1),
+    (Part::Shapes, ONE_FOUR, Xdp, &[B64, B1514], &[AUTO, ONE_EACH, C, MIRRED], &[Rate], 1),
+    (Part::Shapes, TWO_ONE, Xdp, &[B64, B1514], &[AUTO, C, MIRRED], &[Rate], 1),
+    (Part::Latency, ONE_TWO, Xdp, &[B64], &[AUTO, LOW, C, MIRRED], &[Latency], 1),
+    (Part::Overload, ONE_TWO, Xdp, &[B64], &[AUTO, TC, AF_XDP, SENDMMSG], &[Rate, Overload], 1),
+    (Part::Check, ONE_TWO, Xdp, &[IMIX], &[LIVE, TC, AF_XDP, SENDMMSG], &[Check], 1),
+    (Part::Check, ONE_TWO, Gro, &[IMIX], &[LIVE, TC, AF_XDP, SENDMMSG], &[Check], 1),
+    (Part::Check, ONE_TWO, Plain, &[IMIX], &[TC, AF_XDP, SENDMMSG], &[Check], 1),
+    (Part::Idle, ONE_TWO, Xdp, &[B64], &[AUTO, LOW], &[Idle], 1),
 ];
 
-/// The cells of the parts that are wanted.
+#[rustfmt::skip]
+const QUICK_PLAN: &[Row] = &[
+    (Part::Rate, ONE_TWO, Xdp, &[B64], &[AUTO, TC, SENDMMSG, C, MIRRED], &[Rate, Fixed], 1),
+    (Part::Rate, ONE_TWO, Xdp, &[B1514], &[AUTO, C], &[Rate, Fixed], 1),
+    (Part::Rate, ONE_TWO, Gro, &[B64], &[AUTO, C], &[Rate], 1),
+    (Part::Rate, ONE_TWO, Plain, &[B64], &[AUTO, C], &[Rate], 1),
+    (Part::Shapes, ONE_ONE, Xdp, &[B64], &[AUTO, C, MIRRED, System::Daemonlogger, System::Tcpbridge], &[Rate], 1),
+    (Part::Shapes, ONE_FOUR, Xdp, &[B64], &[AUTO, C], &[Rate], 1),
+    (Part::Shapes, TWO_ONE, Xdp, &[B64], &[AUTO, C], &[Rate], 1),
+    (Part::Latency, ONE_TWO, Xdp, &[B64], &[AUTO, LOW, C, MIRRED], &[Latency], 1),
+    (Part::Overload, ONE_TWO, Xdp, &[B64], &[AUTO], &[Rate, Overload], 1),
+    (Part::Check, ONE_TWO, Xdp, &[IMIX], &[LIVE, TC, AF_XDP, SENDMMSG], &[Check], 1),
+    (Part::Idle, ONE_TWO, Xdp, &[B64], &[AUTO], &[Idle], 1),
+];
+
+/// All cells.
 #[must_use]
-pub fn plan(parts: &[Part], quick: bool) -> Vec<Cell> {
-    let rounds = if quick { QUICK.rounds } else { FULL.rounds };
-    let [short, _, long, _] = MIXES;
-    let ends = if quick {
-        vec![short]
-    } else {
-        vec![short, long]
-    };
-    let all = if quick {
-        vec![short, long]
-    } else {
-        MIXES.to_vec()
-    };
-    let two = Shape {
-        inputs: 1,
-        outputs: 2,
-    };
-    let cell = |shape, peer, mixes: &[Mix], systems: &[System], measures: &[Measure]| Cell {
+pub fn plan(quick: bool) -> Vec<Cell> {
+    let rows = if quick { QUICK_PLAN } else { FULL_PLAN };
+    let cell = |&(part, shape, peer, mixes, systems, measures, rounds): &Row| Cell {
+        part,
         shape,
         peer,
         mixes: mixes.to_vec(),
         systems: systems.to_vec(),
         measures: measures.to_vec(),
+        rounds,
+    };
+    rows.iter().map(cell).collect()
+}
+
+/// The cell of a soak.
+#[must_use]
+pub fn soak(duration: Duration) -> Cell {
+    Cell {
+        part: Part::Overload,
+        shape: ONE_TWO,
+        peer: Xdp,
+        mixes: vec![IMIX],
+        systems: vec![AUTO],
+        measures: vec![Rate, Measure::Soak(duration)],
         rounds: 1,
-    };
-    let mut cells = Vec::new();
-    for part in parts {
-        match part {
-            Part::Rate => cells.extend(rates(two, &all, &ends, rounds)),
-            Part::Shapes => cells.extend(shapes(&ends, rounds.min(2))),
-            Part::Latency => cells.push(cell(
-                two,
-                Peer::Xdp,
-                &[short],
-                &[AUTO, LOW, System::FluxcapC, System::Mirred],
-                &[Measure::Latency],
-            )),
-            Part::Overload => {
-                let systems = if quick {
-                    vec![AUTO]
-                } else {
-                    [&[AUTO], &WAYS[..]].concat()
-                };
-                cells.push(cell(
-                    two,
-                    Peer::Xdp,
-                    &[short],
-                    &systems,
-                    &[Measure::Rate, Measure::Overload],
-                ));
-            }
-            Part::Check => {
-                for peer in [Peer::Xdp, Peer::Gro, Peer::Plain] {
-                    let ways: Vec<System> =
-                        WAYS.into_iter().filter(|way| serves(*way, peer)).collect();
-                    if peer == Peer::Xdp || !quick {
-                        cells.push(cell(two, peer, &[MIXES[3]], &ways, &[Measure::Check]));
-                    }
-                }
-            }
-            Part::Idle => cells.push(cell(
-                two,
-                Peer::Xdp,
-                &[short],
-                &[AUTO, LOW],
-                &[Measure::Idle],
-            )),
-            Part::Ring => {}
-        }
     }
-    cells
-}
-
-/// Live frames do not reach a plain peer.
-fn serves(system: System, peer: Peer) -> bool {
-    peer != Peer::Plain || system != System::fluxcap("live")
-}
-
-/// The main table: 1 -> 2.
-fn rates(two: Shape, all: &[Mix], ends: &[Mix], rounds: usize) -> Vec<Cell> {
-    let main = Cell {
-        shape: two,
-        peer: Peer::Xdp,
-        mixes: all.to_vec(),
-        // What auto takes here is live.
-        systems: [&[AUTO], &WAYS[1..], &[System::FluxcapC, System::Mirred]].concat(),
-        measures: vec![Measure::Rate, Measure::Fixed],
-        rounds,
-    };
-    let other = |peer| Cell {
-        peer,
-        mixes: ends.to_vec(),
-        systems: vec![AUTO, System::FluxcapC, System::Mirred],
-        rounds: rounds.min(2),
-        ..main.clone()
-    };
-    vec![main.clone(), other(Peer::Gro), other(Peer::Plain)]
-}
-
-fn shapes(mixes: &[Mix], rounds: usize) -> Vec<Cell> {
-    let shape = |inputs, outputs, systems: &[System]| Cell {
-        shape: Shape { inputs, outputs },
-        peer: Peer::Xdp,
-        mixes: mixes.to_vec(),
-        systems: systems.to_vec(),
-        measures: vec![Measure::Rate],
-        rounds,
-    };
-    let peers = [System::FluxcapC, System::Mirred];
-    vec![
-        shape(
-            1,
-            1,
-            &[
-                &[AUTO],
-                &peers[..],
-                &[System::Daemonlogger, System::Tcpbridge],
-            ]
-            .concat(),
-        ),
-        shape(1, 4, &[&[AUTO, ONE_EACH], &peers[..]].concat()),
-        shape(2, 1, &[&[AUTO], &peers[..]].concat()),
-    ]
 }

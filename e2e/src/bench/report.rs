@@ -58,7 +58,12 @@ pub fn is_well(results: &Results, strict: bool) -> bool {
     let own = results.samples.iter().filter(|sample| {
         sample.case.system.starts_with("fluxcap ") && sample.case.system != REFERENCES[0]
     });
-    let harmed = [figure::BAD, figure::FAULTS, figure::SOAK_LOST];
+    let harmed = [
+        figure::BAD,
+        figure::CHECK_LOST,
+        figure::FAULTS,
+        figure::SOAK_LOST,
+    ];
     let is_good = |sample: &super::results::Sample| {
         let none = |name: &&str| sample.figures.get(*name).is_none_or(|count| *count == 0.0);
         sample.error.is_none() && harmed.iter().all(none)
@@ -311,6 +316,7 @@ fn overloads(results: &Results) -> String {
             short(get(figure::DELIVERED)),
             format!("{:.2}", get(figure::DELIVERED_SHARE)),
             short(get(figure::FAULTS)),
+            short(get(figure::UNACCOUNTED)),
             if get(figure::AUDIT) > 0.0 {
                 "closes"
             } else {
@@ -333,6 +339,7 @@ fn overloads(results: &Results) -> String {
             "delivered",
             "share",
             "harmed frames",
+            "unaccounted",
             "audit",
             "slowest gRPC, ms",
             "slowest SIGTERM, ms",
@@ -351,7 +358,11 @@ fn others(results: &Results) -> String {
                 "every byte of {} frames at all outputs",
                 short(get(figure::CHECKED))
             ),
-            format!("{} bad or lost", short(get(figure::BAD))),
+            format!(
+                "{} bad, {} lost",
+                short(get(figure::BAD)),
+                short(get(figure::CHECK_LOST))
+            ),
         ]);
     }
     for case in results.cases_with(figure::IDLE) {

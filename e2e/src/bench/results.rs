@@ -22,8 +22,10 @@ pub mod figure {
     pub const IDLE: &str = "idle_share";
     /// Frames compared byte for byte.
     pub const CHECKED: &str = "checked";
-    /// Of these, frames that were not as they were sent, or lost.
+    /// Of these, frames that were not as they were sent.
     pub const BAD: &str = "bad";
+    /// Of these, frames that did not arrive.
+    pub const CHECK_LOST: &str = "check_lost";
     /// Frames per second offered under overload.
     pub const OFFERED: &str = "overload_offered";
     /// Frames per second delivered then.
@@ -34,6 +36,8 @@ pub mod figure {
     pub const FAULTS: &str = "overload_faults";
     /// 1 when the audit closes after overload.
     pub const AUDIT: &str = "overload_audit";
+    /// Frames of which the daemons tell something else than sources and sinks.
+    pub const UNACCOUNTED: &str = "overload_unaccounted";
     /// Slowest answer by gRPC under overload.
     pub const ANSWER: &str = "overload_answer";
     /// Slowest end after SIGTERM under overload.

@@ -7,14 +7,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
 
-use crate::bench::bed::{Bed, Shape};
+use crate::bench::bed::Bed;
 use crate::bench::checker::Checker;
-use crate::bench::frame::{MIXES, Mix};
+use crate::bench::frame::Mix;
 use crate::bench::machine::{cpu_of, memory_of, others};
 use crate::bench::plan::{Cell, Effort, FIXED_RATE, LATENCY_RATES, Measure};
 use crate::bench::results::{Case, Sample, figure};
 use crate::bench::search::{Found, Length, Search, search};
-use crate::bench::sink::Peer;
 use crate::bench::system::{Running, System};
 use crate::bench::trial::{self, Outcome, Trial};
 use crate::bench::{stress, trial::run};
@@ -29,8 +28,6 @@ const TRIALS: usize = 12;
 pub(crate) const OVERLOAD: f64 = 2.0;
 /// A soak is at this share of the highest rate without loss.
 pub(crate) const SOAK_SHARE: f64 = 0.8;
-/// What is sent in a soak.
-const SOAK_MIX: Mix = MIXES[3];
 /// Shares of the frames for which a latency is told.
 const SHARES: [(f64, &str); 3] = [(0.5, "p50"), (0.99, "p99"), (0.999, "p99.9")];
 
@@ -40,6 +37,7 @@ pub struct Runner {
     effort: Effort,
     /// The rate that was last found for a system at a size: where to begin.
     hints: BTreeMap<(System, &'static str), f64>,
+    last_size: &'static str,
     /// How often a system could not be started.
     failed_starts: BTreeMap<System, usize>,
     /// Everything so far.
@@ -68,6 +66,7 @@ impl Runner {
         Runner {
             effort,
             hints: BTreeMap::new(),
+            last_size: "",
             failed_starts: BTreeMap::new(),
             samples: Vec::new(),
         }
@@ -95,22 +94,6 @@ impl Runner {
         }
     }
 
-    /// One long trial at a share of the highest rate without loss, with looks at memory.
-    pub fn soak(&mut self, duration: Duration) {
-        let cell = Cell {
-            shape: Shape {
-                inputs: 1,
-                outputs: 2,
-            },
-            peer: Peer::Xdp,
-            mixes: vec![SOAK_MIX],
-            systems: vec![System::fluxcap("auto")],
-            measures: vec![Measure::Rate, Measure::Soak(duration)],
-            rounds: 1,
-        };
-        self.cell(&cell);
-    }
-
     fn turn(&mut self, bed: &mut Bed, cell: &Cell, mix: Mix, system: System, round: usize) {
         let case = Case {
             shape: cell.shape.to_string(),
@@ -118,7 +101,9 @@ impl Runner {
             size: mix.name.to_owned(),
             system: system.to_string(),
         };
-        let hint = self.hints.get(&(system, mix.name)).copied();
+        let known = |name| self.hints.get(&(system, name)).copied();
+        let hint = known(mix.name).or_else(|| known(self.last_size));
+        let begin = Instant::now();
         let mut turn = Turn {
             effort: self.effort,
             bed,
@@ -137,6 +122,7 @@ impl Runner {
         }
         if let Some(found) = &turn.found {
             self.hints.insert((system, mix.name), found.rate);
+            self.last_size = mix.name;
         }
         let sample = Sample {
             case,
@@ -145,7 +131,7 @@ impl Runner {
             notes: turn.notes,
             error: result.err().map(|error| format!("{error:#}")),
         };
-        eprintln!("{}", line(&sample));
+        eprintln!("{} {:.1} s", line(&sample), begin.elapsed().as_secs_f64());
         self.samples.push(sample);
     }
 }
@@ -162,8 +148,8 @@ impl Turn<'_> {
                 Measure::Fixed => self.fixed()?,
                 Measure::Latency => self.latency()?,
                 Measure::Overload => self.overload(&mut running)?,
-                Measure::Check => self.check()?,
-                Measure::Soak(duration) => self.soak(&running, *duration)?,
+                Measure::Check => self.check(&mut running)?,
+                Measure::Soak(duration) => self.soak(&mut running, *duration)?,
                 Measure::Idle => self.idle(&running)?,
             }
         }
@@ -277,6 +263,22 @@ impl Turn<'_> {
         #[expect(clippy::cast_precision_loss, reason = "a count to show")]
         self.set(figure::FAULTS, report.outcome.faults() as f64);
         self.set(figure::AUDIT, f64::from(u8::from(report.audit.is_none())));
+        #[expect(clippy::cast_precision_loss, reason = "a count to show")]
+        self.set(figure::UNACCOUNTED, report.unaccounted as f64);
+        self.notes.push(format!(
+            "lost at the input {}, {}",
+            report.outcome.refused,
+            report.books.losses()
+        ));
+        if report.unaccounted > 0 {
+            let received: u64 = report.outcome.received.iter().sum();
+            self.notes.push(format!(
+                "offered {}, taken {}; sent {}, received {received}",
+                report.outcome.frames - report.outcome.refused,
+                report.books.taken,
+                report.books.sent
+            ));
+        }
         self.set(figure::ANSWER, report.slowest_answer.as_secs_f64() * 1e9);
         self.set(figure::TERM, report.slowest_end.as_secs_f64() * 1e9);
         self.notes.extend(report.audit);
@@ -284,7 +286,7 @@ impl Turn<'_> {
     }
 
     #[expect(clippy::cast_precision_loss, reason = "counts to show")]
-    fn soak(&mut self, running: &Running, duration: Duration) -> Result<()> {
+    fn soak(&mut self, running: &mut Running, duration: Duration) -> Result<()> {
         let found = self
             .found
             .as_ref()
@@ -307,14 +309,15 @@ impl Turn<'_> {
     }
 
     #[expect(clippy::cast_precision_loss, reason = "counts to show")]
-    fn check(&mut self) -> Result<()> {
+    fn check(&mut self, running: &mut Running) -> Result<()> {
         let trial = self.trial(FIXED_RATE / 3.0, self.effort.stress);
         let run = self.bed.next_run();
         let checker = Checker::start(self.bed, self.mix, run)?;
         let outcome = trial::run_passing(self.bed, trial, run)?;
-        let (mut good, mut missed) = (0, 0);
+        let (mut good, mut bad, mut missed) = (0, 0, 0);
         for checked in checker.stop()? {
             good += checked.good;
+            bad += checked.bad;
             missed += checked.missed;
         }
         let wanted = outcome.frames * self.bed.shape.outputs as u64;
@@ -322,8 +325,23 @@ impl Turn<'_> {
             return Err(anyhow!("the checker itself lost {missed} frames"));
         }
         self.set(figure::CHECKED, wanted as f64);
-        self.set(figure::BAD, (wanted - good.min(wanted)) as f64);
+        self.set(figure::BAD, bad as f64);
+        self.note_losses(running, outcome.refused, wanted - good.min(wanted));
+        self.set(figure::CHECK_LOST, wanted.saturating_sub(good + bad) as f64);
         Ok(())
+    }
+
+    /// Under which names frames were lost, when some were.
+    fn note_losses(&mut self, running: &mut Running, refused: u64, lost: u64) {
+        if lost > 0
+            && let Some(fluxcap) = running.fluxcap()
+        {
+            // Shown several times a second.
+            thread::sleep(Duration::from_millis(500));
+            let losses = fluxcap.books().losses();
+            self.notes
+                .push(format!("lost at the input {refused}, {losses}"));
+        }
     }
 
     fn idle(&mut self, running: &Running) -> Result<()> {

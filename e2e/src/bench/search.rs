@@ -8,6 +8,8 @@ use crate::bench::trial::Outcome;
 const RETREAT: f64 = 0.95;
 /// Long trials before the search is given up.
 const PROOFS: usize = 6;
+/// When less than this share comes through, it was no accident.
+const CLEAR: f64 = 0.85;
 /// A source that reaches less than this share of the rate is at its own limit.
 const REACHED: f64 = 0.95;
 
@@ -77,6 +79,7 @@ pub fn search(
         let outcome = trial(rate, length)?;
         let outcome = match Held::of(&outcome, rate) {
             Held::Yes => outcome,
+            Held::No if outcome.delivered_rate() < CLEAR * outcome.offered_rate() => outcome,
             _ => trial(rate, length)?,
         };
         let held = Held::of(&outcome, rate);

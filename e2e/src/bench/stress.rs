@@ -11,7 +11,7 @@ use fluxcap_proto::v1::daemon_service_client::DaemonServiceClient;
 use crate::bench::bed::Bed;
 use crate::bench::run::memory;
 use crate::bench::source::Load;
-use crate::bench::system::Fluxcap;
+use crate::bench::system::{Books, Fluxcap};
 use crate::bench::trial::{self, Outcome, Trial};
 use crate::daemon::Daemon;
 
@@ -19,6 +19,8 @@ use crate::daemon::Daemon;
 const ASK: Duration = Duration::from_millis(50);
 /// How long the books may take to close after overload.
 const BOOKS: Duration = Duration::from_secs(5);
+/// Daemons show what they have counted at least so often.
+const SHOWN: Duration = Duration::from_millis(700);
 /// How long it is overloaded before SIGTERM.
 const BEFORE_TERM: Duration = Duration::from_millis(200);
 /// Overload while the daemons end.
@@ -33,6 +35,10 @@ pub struct Overloaded {
     pub outcome: Outcome,
     /// Frames per second that came out of the output with the fewest while sources were sending.
     pub delivered: f64,
+    /// What the daemons say became of the frames.
+    pub books: Books,
+    /// Frames of which the daemons say something else than sources and sinks.
+    pub unaccounted: u64,
     /// Slowest answer of any daemon.
     pub slowest_answer: Duration,
     /// What does not add up afterwards.
@@ -47,6 +53,7 @@ pub struct Overloaded {
 /// Those of the trial.
 pub fn overload(bed: &mut Bed, fluxcap: &mut Fluxcap, trial: Trial) -> Result<Overloaded> {
     let over = AtomicBool::new(false);
+    let before = still(fluxcap);
     let daemons = [&fluxcap.ringd, &fluxcap.rxd, &fluxcap.txd];
     let (outcome, slowest_answer) = thread::scope(|scope| {
         let asking = scope.spawn(|| ask(&daemons, &over));
@@ -56,14 +63,49 @@ pub fn overload(bed: &mut Bed, fluxcap: &mut Fluxcap, trial: Trial) -> Result<Ov
     });
     let outcome = outcome?;
     let audit = fluxcap.audit(BOOKS).err().map(|error| format!("{error:#}"));
+    let (books, unaccounted) = settle(fluxcap, &before, &outcome);
     let slowest_end = end_under(bed, fluxcap, trial)?;
     Ok(Overloaded {
         delivered: outcome.rate_while_sending(),
+        books,
+        unaccounted,
         outcome,
         slowest_answer,
         audit,
         slowest_end,
     })
+}
+
+/// The books when nothing has been added for longer than the daemons keep figures to themselves.
+fn still(fluxcap: &Fluxcap) -> Books {
+    let begin = Instant::now();
+    let mut books = fluxcap.books();
+    let mut since = begin;
+    while since.elapsed() < SHOWN && begin.elapsed() < BOOKS {
+        thread::sleep(ASK);
+        let now = fluxcap.books();
+        if now != books {
+            (books, since) = (now, Instant::now());
+        }
+    }
+    books
+}
+
+/// Compares what the daemons have counted with what sources and sinks have, until it is the same or has not been for long.
+fn settle(fluxcap: &Fluxcap, before: &Books, outcome: &Outcome) -> (Books, u64) {
+    let begin = Instant::now();
+    let (offered, received) = (
+        outcome.frames - outcome.refused,
+        outcome.received.iter().sum(),
+    );
+    loop {
+        let books = fluxcap.books().since(before);
+        let unaccounted = offered.abs_diff(books.taken) + books.sent.abs_diff(received);
+        if unaccounted == 0 || begin.elapsed() > BOOKS {
+            return (books, unaccounted);
+        }
+        thread::sleep(ASK);
+    }
 }
 
 /// Asks all daemons again and again; returns the slowest answer.

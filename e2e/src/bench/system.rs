@@ -13,7 +13,7 @@ use anyhow::Result;
 use crate::bench::bed::{Bed, Shape};
 use crate::bench::trial::{self, Trial};
 
-pub use fluxcap::Fluxcap;
+pub use fluxcap::{Books, Fluxcap};
 pub(crate) use mirred::Mirred;
 pub(crate) use process::{Processes, must_succeed};
 

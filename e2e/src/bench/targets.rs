@@ -222,6 +222,13 @@ const TARGETS: &[Target] = &[
         Unit::Number,
     ),
     target(
+        "overload: frames not accounted for",
+        (AUTO, "xdp", "64"),
+        figure::UNACCOUNTED,
+        AtMost(0.0),
+        Unit::Number,
+    ),
+    target(
         "overload: slowest gRPC answer",
         (AUTO, "xdp", "64"),
         figure::ANSWER,

@@ -50,9 +50,6 @@ fn run(options: &Options) -> Result<bool> {
     for cell in &cells {
         runner.cell(cell);
     }
-    if let Some(duration) = options.soak {
-        runner.soak(duration);
-    }
     let ring = match &options.ring_bench {
         Some(program) if options.wants(Part::Ring) => Some(report::ring(program)?),
         _ => None,

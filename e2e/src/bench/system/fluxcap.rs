@@ -1,5 +1,6 @@
 //! rxd, a ring and txd, told what to do by fluxctl.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -73,34 +74,64 @@ impl Fluxcap {
 
     /// What captures and transmits say of why they do not run.
     pub(super) fn reasons(&self) -> String {
-        let mut reasons = self.strings("rx", "reason");
-        reasons.extend(self.strings("tx", "reason"));
-        reasons.join("; ")
+        let statuses = [self.statuses("rx"), self.statuses("tx")].concat();
+        let reasons = statuses
+            .iter()
+            .filter_map(|status| status["reason"].as_str());
+        reasons.collect::<Vec<_>>().join("; ")
     }
 
     /// The ways of sending that the transmits have chosen.
     #[must_use]
     pub fn ways(&self) -> Vec<String> {
-        let mut ways = self.strings("tx", "io");
-        // What was asked for is among what is.
-        if ways.len() > 1 {
-            ways.retain(|way| way != "auto");
-        }
-        ways
+        let statuses = self.statuses("tx");
+        let interfaces = statuses
+            .iter()
+            .filter_map(|status| status["interfaces"].as_array());
+        let ways = interfaces
+            .flatten()
+            .filter_map(|interface| interface["io"].as_str());
+        let ways: BTreeSet<String> = ways.map(str::to_owned).collect();
+        ways.into_iter().collect()
     }
 
-    /// All different strings under a key in a list of captures or transmits.
-    fn strings(&self, kind: &str, key: &str) -> Vec<String> {
-        let mut found = Vec::new();
-        if let Ok(output) = self.ctl(&[kind, "list", "-o", "json"])
-            && let Ok(value) = serde_json::from_str(&output.stdout)
-        {
-            collect(key, &value, &mut found);
+    /// What the daemons have counted until now. They show it several times a second.
+    #[must_use]
+    pub fn books(&self) -> Books {
+        let (captures, transmits) = (self.statuses("rx"), self.statuses("tx"));
+        let mut books = Books::default();
+        for status in captures.iter().chain(&transmits) {
+            let named = [
+                ("kernel", &status["kernel_dropped_frames"]),
+                ("lapped", &status["lapped_frames"]),
+            ];
+            let dropped = status["dropped_frames"].as_object().into_iter().flatten();
+            let dropped = dropped.map(|(name, count)| (name.as_str(), count));
+            for (name, count) in named.into_iter().chain(dropped) {
+                *books.lost.entry(name.to_owned()).or_default() += count.as_u64().unwrap_or(0);
+            }
+            books.sent += status["sent_frames"].as_u64().unwrap_or(0);
         }
-        found.sort_unstable();
-        found.dedup();
-        found.retain(|text| !text.is_empty());
-        found
+        let inputs = captures
+            .iter()
+            .filter_map(|status| status["interfaces"].as_array());
+        let taken = inputs
+            .flatten()
+            .filter_map(|input| input["kernel_frames"].as_u64());
+        books.taken = taken.sum();
+        books
+    }
+
+    /// The status of each capture (`rx`) or transmit (`tx`).
+    fn statuses(&self, kind: &str) -> Vec<Value> {
+        let output = self.ctl(&[kind, "list", "-o", "json"]);
+        let list = output
+            .ok()
+            .and_then(|output| serde_json::from_str(&output.stdout).ok());
+        let list: Vec<Value> = list.unwrap_or_default();
+        list.into_iter()
+            .map(|mut item| item["status"].take())
+            .collect()
     }
 
     /// Asks whether every frame is accounted for, until it is; what is wrong otherwise.
@@ -119,18 +150,58 @@ impl Fluxcap {
     }
 }
 
-/// All strings under a key, wherever it is.
-fn collect(key: &str, value: &Value, found: &mut Vec<String>) {
-    match value {
-        Value::Object(map) => {
-            for (name, value) in map {
-                match value {
-                    Value::String(text) if name == key => found.push(text.clone()),
-                    _ => collect(key, value, found),
-                }
-            }
+/// What the daemons say became of frames.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Books {
+    /// Frames that the kernel took in at the inputs, with those that it dropped for want of room.
+    pub taken: u64,
+    /// Frames that went out, at all outputs.
+    pub sent: u64,
+    /// Frames that were lost, by the name of the reason.
+    pub lost: BTreeMap<String, u64>,
+}
+
+impl Books {
+    /// What has come to it since `before`.
+    #[must_use]
+    pub fn since(&self, before: &Books) -> Books {
+        let lost = self.lost.iter().map(|(name, count)| {
+            let earlier = before.lost.get(name).copied().unwrap_or(0);
+            (name.clone(), count.saturating_sub(earlier))
+        });
+        Books {
+            taken: self.taken.saturating_sub(before.taken),
+            sent: self.sent.saturating_sub(before.sent),
+            lost: lost.filter(|(_, count)| *count > 0).collect(),
         }
-        Value::Array(list) => list.iter().for_each(|value| collect(key, value, found)),
-        _ => {}
+    }
+
+    /// `kernel 12, lapped 3`.
+    #[must_use]
+    pub fn losses(&self) -> String {
+        let lost = self
+            .lost
+            .iter()
+            .map(|(name, count)| format!("{name} {count}"));
+        lost.collect::<Vec<_>>().join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn books_tell_what_is_new() {
+        let books = |taken, kernel| Books {
+            taken,
+            sent: 2 * taken,
+            lost: BTreeMap::from([("kernel".to_owned(), kernel), ("lapped".to_owned(), 4)]),
+        };
+        let new = books(30, 9).since(&books(10, 2));
+        assert_eq!(
+            (new.taken, new.sent, new.losses()),
+            (20, 40, "kernel 7".to_owned())
+        );
     }
 }
