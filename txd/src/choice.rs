@@ -305,7 +305,7 @@ pub(crate) fn choose(
 /// What speaks for it.
 fn merit(io: Io) -> &'static str {
     match io {
-        Io::Live => "the fastest way to a veth; bursts of less than 26 frames go by sendmmsg",
+        Io::Live => "the fastest way to a veth; bursts of less than 16 frames go by sendmmsg",
         Io::Tc => "the fastest way that works with every driver",
         Io::AfXdp => "a socket on queue 0 of the interface",
         Io::Sendmmsg => "works on every interface",

@@ -225,11 +225,14 @@ impl Area {
         }
     }
 
-    /// Whether any frame that was queued was dropped, or any output refused one.
+    /// Whether the live program made all attempts, every frame was queued, and every queue was taken in full by a driver.
     pub(crate) fn is_clean(&self) -> bool {
         // SAFETY: see `field`.
         unsafe {
-            field!(self, events).read_volatile() == 0 && field!(self, dead).read_volatile() == 0
+            field!(self, events).read_volatile() == 0
+                && field!(self, dead).read_volatile() == 0
+                && field!(self, queued).read_volatile() == field!(self, flushed).read_volatile()
+                && self.attempted() == self.attempts
         }
     }
 

@@ -190,8 +190,8 @@ fn bursts_of_any_size_arrive_in_order() {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             let size = match state >> 28 {
                 0 => 1 + (state >> 8) % 900,
-                1..4 => 26 + (state >> 8) % 100,
-                _ => 1 + (state >> 8) % 25,
+                1..4 => 16 + (state >> 8) % 100,
+                _ => 1 + (state >> 8) % 15,
             };
             send(&mut transmit, &small(next..next + size));
             let expected: Vec<_> = (next..next + size).collect();
