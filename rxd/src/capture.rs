@@ -1,22 +1,20 @@
 //! A capture as a worker: gets its ring and its interfaces, runs the data path, waits for what is missing and resumes.
 
-use crate::input::{BLOCK_BYTES, BUFFER_BYTES, Input};
+use crate::input::Input;
+use crate::lane::{Crew, Lane, Schedule, TICK};
+use crate::open::threads;
+use crate::ring::SharedRing;
+use crate::spec::validate;
 use crate::stats::CaptureLive;
-use fluxcap_options::{
-    CaptureIo, SpecError, compile_edits, validate_interfaces, validate_scheduling,
-    validate_threads, vlan_tag,
-};
+use crate::tap::Backlog;
 use fluxcap_proto::v1::{self, CaptureSpec};
 use fluxcap_ring::{Producer, RingDir, RingName};
-use fluxcap_service::{Job, Refusal, State, Worker, format_size};
-use fluxcap_socket::{LinkEvent, LinkWatch, poll};
+use fluxcap_service::{Job, Refusal, State, Worker};
+use fluxcap_socket::{Affinity, LinkEvent, LinkWatch, poll};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Most interfaces of one capture: the ring's table of sources has as many places.
-const MAX_INTERFACES: usize = 32;
-/// Longest sleep. The kernel's counters are read at least as often.
-const TICK: Duration = Duration::from_millis(500);
 /// Time between two updates of what is shown of the interfaces, when nothing special happens.
 const SHOW: Duration = Duration::from_millis(200);
 /// Time between two attempts to attach an interface.
@@ -44,20 +42,7 @@ impl Job for CaptureJob {
         spec: &CaptureSpec,
         others: &[(String, CaptureSpec)],
     ) -> Result<(), Refusal> {
-        validate_taps(spec)?;
-        let ring =
-            RingName::parse(&spec.ring).map_err(|e| Refusal::invalid("ring", e.to_string()))?;
-        if let Some((other, _)) = others.iter().find(|(_, other)| other.ring == spec.ring) {
-            return Err(Refusal::Precondition(format!(
-                "capture \"{other}\" feeds ring {ring} already, and a ring has one producer; \
-                 give one capture several interfaces (eth1,eth2), or each its own ring"
-            )));
-        }
-        compile_edits(&spec.edits.clone().unwrap_or_default()).map_err(refused)?;
-        CaptureIo::from_spec(&spec.io).map_err(refused)?;
-        validate_threads(spec.threads).map_err(refused)?;
-        validate_scheduling(&spec.scheduling.clone().unwrap_or_default()).map_err(refused)?;
-        validate_buffer(spec)
+        validate(spec, others)
     }
 
     fn run(&self, worker: &Worker<CaptureSpec, CaptureLive>) {
@@ -68,77 +53,22 @@ impl Job for CaptureJob {
     }
 }
 
-fn refused(error: SpecError) -> Refusal {
-    Refusal::invalid(error.field, error.problem)
-}
-
-fn validate_taps(spec: &CaptureSpec) -> Result<(), Refusal> {
-    let names = spec.interfaces.iter().map(|i| i.name.as_str());
-    validate_interfaces(names, MAX_INTERFACES).map_err(refused)?;
-    for interface in &spec.interfaces {
-        if let Some(tag) = &interface.vlan_push {
-            vlan_tag("interfaces.vlan_push", tag).map_err(refused)?;
-            if spec
-                .edits
-                .as_ref()
-                .is_some_and(|e| e.vlan_replace.is_some())
-            {
-                return Err(Refusal::invalid(
-                    "interfaces.vlan_push",
-                    "cannot be combined with edits.vlan_replace",
-                ));
-            }
-        }
-    }
-    Ok(())
-}
-
-fn validate_buffer(spec: &CaptureSpec) -> Result<(), Refusal> {
-    let block = if spec.block_bytes == 0 {
-        BLOCK_BYTES
-    } else {
-        spec.block_bytes
-    };
-    let buffer = if spec.buffer_bytes == 0 {
-        BUFFER_BYTES
-    } else {
-        spec.buffer_bytes
-    };
-    if !block.is_power_of_two() || !(128 << 10..=1 << 30).contains(&block) {
-        return Err(Refusal::invalid(
-            "block_bytes",
-            "must be a power of two from 128K to 1G",
-        ));
-    }
-    if buffer < 2 * u64::from(block) || buffer > 4 << 30 {
-        let least = format_size(2 * u64::from(block));
-        return Err(Refusal::invalid(
-            "buffer_bytes",
-            format!("must be from two blocks ({least}) to 4 GiB"),
-        ));
-    }
-    if !spec.block_retire_us.is_multiple_of(1000) || spec.block_retire_us > 1_000_000 {
-        return Err(Refusal::invalid(
-            "block_retire_us",
-            "must be whole milliseconds, at most 1 s",
-        ));
-    }
-    Ok(())
-}
-
 /// A running capture.
 struct Capture<'w> {
     job: &'w CaptureJob,
     worker: &'w Worker<CaptureSpec, CaptureLive>,
     generation: u64,
     spec: CaptureSpec,
-    ring: Option<Producer>,
+    ring: Option<Arc<SharedRing>>,
     inputs: Vec<Input>,
+    /// What each thread reads, this one first.
+    lanes: Vec<Lane>,
+    schedule: Schedule,
+    /// What of the schedule was not possible.
+    remark: Option<String>,
     links: LinkWatch,
-    /// When the kernel's counters were read last.
-    counted: Instant,
-    /// Frames came since then.
-    dirty: bool,
+    /// What happened to links that calls for more than a note.
+    news: Vec<LinkEvent>,
     /// When all interfaces were looked at last.
     looked: Instant,
     /// When the states were shown last; `None` when they have changed since.
@@ -151,19 +81,26 @@ impl<'w> Capture<'w> {
         worker: &'w Worker<CaptureSpec, CaptureLive>,
     ) -> Result<Capture<'w>, String> {
         let (generation, spec) = worker.current();
-        Ok(Capture {
+        let mut capture = Capture {
             job,
             worker,
             generation,
             inputs: inputs(&spec)?,
+            lanes: lanes(&spec),
             spec: CaptureSpec::clone(&spec),
+            schedule: Schedule {
+                any: Affinity::of_thread().ok(),
+                ..Schedule::default()
+            },
+            remark: None,
             ring: None,
             links: LinkWatch::open().map_err(|e| format!("cannot watch interfaces: {e}"))?,
-            counted: Instant::now(),
-            dirty: false,
+            news: Vec::new(),
             looked: Instant::now(),
             shown: None,
-        })
+        };
+        capture.take_schedule();
+        Ok(capture)
     }
 
     /// Captures until told to stop.
@@ -176,20 +113,16 @@ impl<'w> Capture<'w> {
                 return self.worker.set_state(State::Failed, reason);
             }
             self.open_ring();
-            self.show();
-            if self.sleep() {
-                self.follow_links();
-            }
-            self.pump();
-            self.count();
+            self.follow_links();
             self.look_again();
+            self.move_frames();
         }
         self.finish();
     }
 
     /// Gets the ring, or the one that took its place.
     fn open_ring(&mut self) {
-        match self.ring.as_ref().map(Producer::retired) {
+        match self.ring.as_ref().map(|ring| ring.lock().retired()) {
             Some(None) => return,
             Some(Some(_)) => self.leave_ring(),
             None => {}
@@ -212,15 +145,16 @@ impl<'w> Capture<'w> {
     }
 
     /// Begins to write to a ring: attached interfaces are entered into its table, others are looked for.
-    fn enter_ring(&mut self, mut ring: Producer) {
-        let live = self.worker.live();
+    fn enter_ring(&mut self, ring: Producer) {
+        let (live, epoch) = (self.worker.live(), ring.info().epoch);
+        let ring = Arc::new(SharedRing::new(ring, self.lanes.len()));
         for input in self.inputs.iter_mut().filter(|input| input.is_attached()) {
-            if let Err(error) = input.register(&mut ring) {
+            if let Err(error) = input.register(&ring, &mut self.lanes) {
                 tracing::error!(capture = self.worker.name(), %error, "cannot enter the interface into the ring");
-                input.detach(&mut ring, live);
+                input.detach(&ring, &mut self.lanes, live);
             }
         }
-        tracing::info!(capture = self.worker.name(), ring = %self.spec.ring, epoch = ring.info().epoch, "writing to ring");
+        tracing::info!(capture = self.worker.name(), ring = %self.spec.ring, epoch, "writing to ring");
         self.ring = Some(ring);
         self.find_links();
     }
@@ -228,33 +162,32 @@ impl<'w> Capture<'w> {
     /// The ring was retired: settles its books and lets go of it. The interfaces stay attached, their frames wait in the
     /// kernel for the next ring.
     fn leave_ring(&mut self) {
-        let Some(mut ring) = self.ring.take() else {
-            return;
-        };
-        for input in &mut self.inputs {
-            input.leave(&mut ring, self.worker.live());
+        let Some(ring) = self.ring.take() else { return };
+        for lane in &mut self.lanes {
+            lane.count(&ring, self.worker.live(), Backlog::GoesElsewhere);
         }
-        ring.close();
+        close(ring);
     }
 
     /// Lets go of interfaces and ring, because the ring is gone: frames that pass now are nobody's.
     fn release(&mut self) {
-        if let Some(mut ring) = self.ring.take() {
-            self.inputs
-                .iter_mut()
-                .for_each(|input| input.detach(&mut ring, self.worker.live()));
-            ring.close();
+        let (live, lanes) = (self.worker.live(), &mut self.lanes);
+        if let Some(ring) = self.ring.take() {
+            for input in &mut self.inputs {
+                input.detach(&ring, lanes, live);
+            }
+            close(ring);
         }
         self.inputs
             .iter_mut()
-            .for_each(|input| input.close(self.worker.live()));
+            .for_each(|input| input.close(lanes, live));
         self.shown = None;
     }
 
     /// Looks at all interfaces that there are.
     fn find_links(&mut self) {
         (self.shown, self.looked) = (None, Instant::now());
-        let Some(ring) = &mut self.ring else { return };
+        let Some(ring) = &self.ring else { return };
         let links = match self.links.links() {
             Ok(links) => links,
             Err(error) => {
@@ -263,91 +196,121 @@ impl<'w> Capture<'w> {
         };
         for input in &mut self.inputs {
             if !links.iter().any(|link| input.is_attached_to(link.index)) {
-                input.detach(ring, self.worker.live());
+                input.detach(ring, &mut self.lanes, self.worker.live());
             }
-            links.iter().for_each(|link| input.see(link, ring));
+            for link in &links {
+                if input.see(link) {
+                    input.attach(link, ring, &mut self.lanes);
+                }
+            }
         }
     }
 
-    /// Takes note of links that came, went or changed.
-    fn follow_links(&mut self) {
-        let Some(ring) = &mut self.ring else {
-            // All links are looked at once there is a ring; until then the news would only keep poll from sleeping.
-            let _ = self.links.drain(|_| {});
-            return;
-        };
-        let (inputs, live, shown) = (&mut self.inputs, self.worker.live(), &mut self.shown);
-        let mut lost_events = false;
+    /// Takes note of links that came, went or changed; keeps what asks for more.
+    fn take_news(&mut self) {
+        let (inputs, shown, news) = (&mut self.inputs, &mut self.shown, &mut self.news);
         let drained = self.links.drain(|event| {
             *shown = None;
-            match event {
+            let matters = match &event {
                 LinkEvent::Changed(link) => {
-                    inputs.iter_mut().for_each(|input| input.see(&link, ring))
-                }
-                LinkEvent::Removed { index, .. } => {
                     inputs
                         .iter_mut()
-                        .filter(|i| i.is_attached_to(index))
-                        .for_each(|input| input.detach(ring, live));
+                        .filter_map(|i| i.see(link).then_some(()))
+                        .count()
+                        > 0
                 }
-                LinkEvent::Overrun => lost_events = true,
+                LinkEvent::Removed { index, .. } => {
+                    inputs.iter().any(|input| input.is_attached_to(*index))
+                }
+                LinkEvent::Overrun => true,
+            };
+            if matters {
+                news.push(event);
             }
         });
         if let Err(error) = drained {
             tracing::warn!(capture = self.worker.name(), %error, "cannot watch interfaces");
-            lost_events = true;
+            self.news.push(LinkEvent::Overrun);
         }
-        if lost_events {
+    }
+
+    /// Attaches to links that came, and lets go of those that went.
+    fn follow_links(&mut self) {
+        let (live, mut look) = (self.worker.live(), false);
+        for event in self.news.drain(..) {
+            // All links are looked at once there is a ring.
+            let Some(ring) = &self.ring else { continue };
+            for input in &mut self.inputs {
+                match &event {
+                    LinkEvent::Changed(link) if input.see(link) => {
+                        input.attach(link, ring, &mut self.lanes);
+                    }
+                    LinkEvent::Removed { index, .. } if input.is_attached_to(*index) => {
+                        input.detach(ring, &mut self.lanes, live);
+                    }
+                    LinkEvent::Overrun => look = true,
+                    _ => {}
+                }
+            }
+            self.shown = None;
+        }
+        if look {
             self.find_links();
         }
     }
 
-    /// Tries interfaces that are not attached once more: what kept them from it may be over, and news can get lost.
+    /// Whether interfaces that are not attached are to be tried once more: what kept them from it may be over, and news
+    /// can get lost.
+    fn is_time_to_look(&self) -> bool {
+        self.looked.elapsed() >= LOOK && !self.inputs.iter().all(Input::is_attached)
+    }
+
     fn look_again(&mut self) {
-        if self.looked.elapsed() >= LOOK && !self.inputs.iter().all(Input::is_attached) {
+        if self.is_time_to_look() {
             self.find_links();
         }
     }
 
-    /// Reads the kernel's counters once a tick, and once more when traffic has ended, so that the books close.
-    fn count(&mut self) {
-        if self.counted.elapsed() < TICK || !self.dirty {
-            return;
-        }
-        let Some(ring) = &mut self.ring else { return };
-        for input in &mut self.inputs {
-            input.read_statistics(ring, self.worker.live());
-        }
-        (self.counted, self.dirty) = (Instant::now(), false);
-    }
-
-    /// A changed spec: edits are taken over on the fly, anything else starts the capture anew.
+    /// A changed spec: edits and scheduling are taken over on the fly, anything else starts the capture anew.
     fn take_spec(&mut self) -> Result<(), String> {
         let (generation, spec) = self.worker.current();
         self.generation = generation;
         self.shown = None;
-        let mut same_but_edits = CaptureSpec {
+        let mut same = CaptureSpec {
             edits: self.spec.edits.clone(),
+            scheduling: self.spec.scheduling.clone(),
             ..CaptureSpec::clone(&spec)
         };
-        for (new, old) in same_but_edits
-            .interfaces
-            .iter_mut()
-            .zip(&self.spec.interfaces)
-        {
+        for (new, old) in same.interfaces.iter_mut().zip(&self.spec.interfaces) {
             new.vlan_push = old.vlan_push;
         }
-        let only_edits = same_but_edits == self.spec;
+        let goes_on = same == self.spec;
         self.spec = CaptureSpec::clone(&spec);
-        if !only_edits {
+        self.take_schedule();
+        if !goes_on {
             self.release();
             self.inputs = inputs(&spec)?;
+            self.lanes = lanes(&spec);
             return Ok(());
         }
-        for (index, input) in self.inputs.iter_mut().enumerate() {
-            input.set_edits(&spec, index).map_err(|e| e.to_string())?;
+        for input in &mut self.inputs {
+            input
+                .set_edits(&spec, &mut self.lanes)
+                .map_err(|e| e.to_string())?;
         }
         Ok(())
+    }
+
+    /// Takes the scheduling of the spec over, for this thread; the others ask for it when they start.
+    fn take_schedule(&mut self) {
+        let wanted = self.spec.scheduling.clone().unwrap_or_default();
+        self.schedule = Schedule {
+            cpus: wanted.cpus,
+            priority: wanted.priority,
+            spin: Duration::from_micros(wanted.spin_us.into()),
+            any: self.schedule.any,
+        };
+        self.remark = self.schedule.apply(0);
     }
 
     /// Shows the state of the interfaces, and of the whole as that of the worst of them.
@@ -356,16 +319,13 @@ impl<'w> Capture<'w> {
             return;
         }
         self.shown = Some(Instant::now());
-        let statuses: Vec<_> = self
-            .inputs
-            .iter()
-            .map(|input| input.status().clone())
-            .collect();
+        let statuses: Vec<_> = self.inputs.iter().map(Input::status).collect();
         if self.ring.is_some() {
             let running = i32::from(v1::State::from(State::Running));
             let reasons: Vec<&str> = statuses
                 .iter()
                 .map(|s| s.reason.as_str())
+                .chain(self.remark.as_deref())
                 .filter(|r| !r.is_empty())
                 .collect();
             let state = if statuses.iter().any(|s| s.state != running) {
@@ -385,70 +345,122 @@ impl<'w> Capture<'w> {
         let end = Instant::now() + DRAIN;
         // The block that the kernel is filling is handed over after the retire time-out: until then frames are still to come.
         let patience = Duration::from_micros(u64::from(self.spec.block_retire_us).max(1000)) * 2;
-        let mut fds = [self.links.as_fd(); MAX_INTERFACES];
-        let count = fill(&mut fds, &self.inputs);
-        let _ = poll(&fds[..count], patience);
-        if let Some(ring) = &mut self.ring {
-            for input in &mut self.inputs {
-                while Instant::now() < end
-                    && input
-                        .pump(ring, self.worker.live(), || true)
-                        .is_ok_and(|pumped| pumped.frames > 0)
-                {}
+        let quiet = Instant::now() + patience;
+        if let Some(ring) = &self.ring {
+            for lane in &mut self.lanes {
+                let left = quiet.saturating_duration_since(Instant::now());
+                lane.sleep(&[self.links.as_fd()], Duration::ZERO, left);
+            }
+            for lane in &mut self.lanes {
+                lane.drain(ring, self.worker.live(), end);
             }
         }
         self.release();
         self.show();
     }
 
-    /// One turn of the data path for each interface.
-    fn pump(&mut self) {
-        let (worker, live) = (self.worker, self.worker.live());
-        let Some(ring) = &mut self.ring else { return };
-        for input in &mut self.inputs {
-            match input.pump(ring, live, || worker.stop_requested()) {
-                Ok(pumped) => {
-                    self.dirty |= pumped.frames > 0;
-                    if pumped.losing {
-                        input.read_statistics(ring, live);
-                    }
-                }
-                Err(error) => {
-                    tracing::error!(capture = worker.name(), %error, "cannot write to the ring");
-                    return self.release();
-                }
-            }
+    /// Moves frames until there is something else to do. One thread looks after each turn whether there is; several are
+    /// stopped only for what concerns them all.
+    fn move_frames(&mut self) {
+        self.show();
+        let Some(ring) = self.ring.clone() else {
+            return self.wait_for_ring();
+        };
+        let mut lanes = std::mem::take(&mut self.lanes);
+        let moved = match lanes.split_first_mut() {
+            Some((own, [])) => self.turn(own, &ring, None).map(drop),
+            Some((own, others)) => self.lead(own, others, &ring),
+            None => Ok(()),
+        };
+        self.lanes = lanes;
+        if let Err(error) = moved {
+            tracing::error!(capture = self.worker.name(), %error, "cannot write to the ring");
+            drop(ring);
+            self.release();
         }
     }
 
-    /// Sleeps until a block is ready, a link changes, somebody wants something, or the tick is over. Whether links changed.
-    fn sleep(&mut self) -> bool {
-        let timeout = if self.ring.is_none() {
-            RING_RETRY
-        } else {
-            TICK
+    /// Runs the other threads, and takes this one's turns, until all must stand still.
+    fn lead(
+        &mut self,
+        own: &mut Lane,
+        others: &mut [Lane],
+        ring: &SharedRing,
+    ) -> Result<(), fluxcap_ring::Error> {
+        let (worker, schedule) = (self.worker, self.schedule.clone());
+        let (crew, mut reins) = match Crew::new() {
+            Ok(crew) => crew,
+            Err(error) => return self.cannot_start(&error),
         };
-        let mut fds = [self.worker.wake_fd(); MAX_INTERFACES + 2];
-        fds[1] = self.links.as_fd();
-        let count = fill(&mut fds[2..], &self.inputs) + 2;
-        match poll(&fds[..count], timeout) {
-            Ok(ready) => ready.readable(1) || ready.failed(1),
+        std::thread::scope(|scope| {
+            let started = crew.start(scope, &mut reins, others, ring, worker.live(), &schedule);
+            let mut moved = Ok(false);
+            while started.is_ok() && matches!(moved, Ok(false)) {
+                self.show();
+                moved = self.turn(own, ring, Some(crew.calls()));
+            }
+            crew.end(&mut reins, || worker.stop_requested());
+            if let Err(error) = started {
+                return self.cannot_start(&error);
+            }
+            match crew.take_error() {
+                Some(error) => Err(error),
+                None => moved.map(drop),
+            }
+        })
+    }
+
+    /// The system has no threads for us, or no descriptors: that may pass.
+    fn cannot_start(&self, error: &std::io::Error) -> Result<(), fluxcap_ring::Error> {
+        tracing::error!(capture = self.worker.name(), %error, "cannot start the threads of the capture");
+        std::thread::sleep(RING_RETRY);
+        Ok(())
+    }
+
+    /// Sleeps until a frame is there, a link changes, somebody wants something, or the tick is over; then takes a turn. Whether
+    /// there is something to do for which all threads must stand still.
+    fn turn(
+        &mut self,
+        lane: &mut Lane,
+        ring: &SharedRing,
+        calls: Option<BorrowedFd<'_>>,
+    ) -> Result<bool, fluxcap_ring::Error> {
+        let worker = self.worker;
+        let wake = worker.wake_fd();
+        let others = [wake, self.links.as_fd(), calls.unwrap_or(wake)];
+        let ready = lane.sleep(&others, self.schedule.spin, TICK);
+        if ready.readable(1) || ready.failed(1) {
+            self.take_news();
+        }
+        lane.turn(ring, worker.live(), || worker.stop_requested())?;
+        Ok(worker.stop_requested()
+            || worker.generation() != self.generation
+            || !self.news.is_empty()
+            || (calls.is_some() && ready.readable(2))
+            || ring.lock().retired().is_some()
+            || self.is_time_to_look())
+    }
+
+    /// Sleeps until it is time to look for the ring again.
+    fn wait_for_ring(&mut self) {
+        let fds = [self.worker.wake_fd(), self.links.as_fd()];
+        match poll(&fds, RING_RETRY) {
+            // The news would only keep poll from sleeping.
+            Ok(ready) if ready.readable(1) || ready.failed(1) => self.take_news(),
+            Ok(_) => {}
             Err(error) => {
                 tracing::error!(capture = self.worker.name(), %error, "poll");
                 std::thread::sleep(RING_RETRY); // rather than spin on an error that stays
-                true
             }
         }
     }
 }
 
-/// Puts the sockets to poll in front; how many there are.
-fn fill<'i>(fds: &mut [BorrowedFd<'i>], inputs: &'i [Input]) -> usize {
-    let sockets = inputs.iter().filter_map(Input::fd);
-    fds.iter_mut()
-        .zip(sockets)
-        .map(|(slot, socket)| *slot = socket)
-        .count()
+/// Closes a ring; no other thread has it any more.
+fn close(ring: Arc<SharedRing>) {
+    if let Some(ring) = Arc::into_inner(ring) {
+        ring.close();
+    }
 }
 
 fn inputs(spec: &CaptureSpec) -> Result<Vec<Input>, String> {
@@ -456,6 +468,10 @@ fn inputs(spec: &CaptureSpec) -> Result<Vec<Input>, String> {
         .map(|index| Input::new(spec, index))
         .collect::<Result<_, _>>()
         .map_err(|e| e.to_string())
+}
+
+fn lanes(spec: &CaptureSpec) -> Vec<Lane> {
+    (0..threads(spec)).map(|_| Lane::new()).collect()
 }
 
 fn ring_advice(name: &str, error: &fluxcap_ring::Error) -> String {

@@ -1,11 +1,12 @@
 //! The data path of a capture: kernel block -> edits -> ring burst. Everything that happens for each frame is in
-//! [`Path::pump`] and [`Path::publish`]; nothing here logs, locks or allocates, and it sleeps only for a ring in wait mode.
+//! [`Path::pump`] and [`Path::publish`]; nothing here logs or allocates, the ring is locked once a burst, and it sleeps only
+//! for a ring in wait mode.
 
+use crate::ring::SharedRing;
 use crate::stats::CaptureLive;
 use fluxcap_headers::{Edited, Edits, VlanTag, WireFrame, complete_checksum};
-use fluxcap_ring::{Burst, Direction, DropReason, Flags, Meta, Mode, Producer, record_size};
-use fluxcap_socket::{Packet, PacketCapture};
-use std::time::Duration;
+use fluxcap_ring::{Burst, Direction, DropReason, Flags, Meta, Producer, record_size};
+use fluxcap_socket::{Packet, Receiver};
 
 /// Bytes reserved in the ring at a time. One burst is published, and its doorbell rung, for about that much.
 const BURST_BYTES: usize = 64 * 1024;
@@ -19,7 +20,7 @@ const TAG_BYTES: usize = 8;
 /// Which frames of an interface are wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wanted {
-    /// Frames that arrive; the kernel itself withholds the others.
+    /// Frames that arrive; the kernel itself withholds the others, as a rule.
     In,
     /// Frames that the host sends.
     Out,
@@ -68,19 +69,20 @@ impl Path {
     /// What [`Producer::reserve`] says when the ring cannot be used any more.
     pub(crate) fn pump(
         &mut self,
-        socket: &mut PacketCapture,
-        ring: &mut Producer,
+        socket: &mut Receiver,
+        shared: &SharedRing,
         live: &CaptureLive,
         stop: impl Fn() -> bool,
     ) -> Result<Pumped, fluxcap_ring::Error> {
         let mut pumped = Pumped::default();
         for _ in 0..BLOCKS_PER_TURN {
-            let Some(mut block) = socket.next_block() else {
+            let Some(mut block) = socket.next_burst() else {
                 break;
             };
             let frames = block.len() as u64;
             pumped.frames += frames;
             pumped.losing |= block.losing();
+            let mut ring = shared.lock();
             // Before the frames are published: a successor must never find more published than received.
             ring.source(self.source).add_received(frames);
             live.received.add(frames);
@@ -90,7 +92,9 @@ impl Path {
             while let Some(first) = &next {
                 let mut tally = Tally::default();
                 let room = usual.max(record_size((first.data.len() + TAG_BYTES).min(longest)));
-                if let Some(mut burst) = reserve(ring, room, &stop)? {
+                let (turn, has_room) = shared.wait_room(ring, room, &stop)?;
+                ring = turn;
+                if has_room && let Some(mut burst) = ring.reserve(room)? {
                     while let Some(packet) = &mut next {
                         if burst.room() < record_size((packet.data.len() + TAG_BYTES).min(longest))
                         {
@@ -104,7 +108,8 @@ impl Path {
                     tally.paused += 1;
                     next = packets.next();
                 }
-                tally.settle(ring, live);
+                tally.settle(&ring, live);
+                ring = shared.pass(ring);
             }
             // Frames that cannot be reached because the block is damaged.
             let lost = packets.left() as u64;
@@ -112,7 +117,7 @@ impl Path {
                 malformed: lost,
                 ..Tally::default()
             }
-            .settle(ring, live);
+            .settle(&ring, live);
         }
         Ok(pumped)
     }
@@ -126,9 +131,13 @@ impl Path {
         tally: &mut Tally,
     ) {
         tally.bytes += u64::from(packet.wire_len);
-        if self.wanted == Wanted::Out && !packet.outgoing {
-            tally.direction += 1;
-            return;
+        let unwanted = match self.wanted {
+            Wanted::In => packet.outgoing,
+            Wanted::Out => !packet.outgoing,
+            Wanted::Both => false,
+        };
+        if unwanted {
+            return tally.direction += 1;
         }
         if packet.checksum_partial {
             complete_checksum(packet.data, 0);
@@ -183,24 +192,9 @@ fn on_the_wire<'p>(packet: &'p Packet<'_>) -> WireFrame<'p> {
     frame
 }
 
-/// Reserves room in the ring; waits for it when the ring is in wait mode and full. `None` when told to stop meanwhile.
-fn reserve<'r>(
-    ring: &'r mut Producer,
-    bytes: usize,
-    stop: &impl Fn() -> bool,
-) -> Result<Option<Burst<'r>>, fluxcap_ring::Error> {
-    while ring.info().mode == Mode::Wait && ring.reserve(bytes)?.is_none() {
-        if stop() {
-            return Ok(None);
-        }
-        ring.wait_space(Duration::from_millis(10))?;
-    }
-    ring.reserve(bytes)
-}
-
 impl Tally {
     /// Adds the burst's figures to the ring's counters, which outlive the process, and to the live ones.
-    fn settle(&self, ring: &mut Producer, live: &CaptureLive) {
+    fn settle(&self, ring: &Producer, live: &CaptureLive) {
         live.received_bytes.add(self.bytes);
         live.truncated.add(self.truncated);
         for (reason, n) in [

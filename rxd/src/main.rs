@@ -4,8 +4,13 @@ mod args;
 mod capture;
 mod datapath;
 mod input;
+mod lane;
+mod open;
+mod ring;
 mod service;
+mod spec;
 mod stats;
+mod tap;
 
 use anyhow::Context;
 use args::Args;

@@ -1,9 +1,10 @@
-//! What a capture tells of itself while it runs: totals that the capture thread adds to once per burst, and the state of
-//! each interface, which it rewrites when something changed and at most a few times a second.
+//! What a capture tells of itself while it runs: totals that its threads add to once per burst, having locked the ring, and
+//! the state of each interface, which is rewritten when something changed and at most a few times a second.
 
 use fluxcap_proto::v1;
 use fluxcap_ring::DropReason;
 use fluxcap_service::Counter;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Counters and states of one capture since its thread began. The ring's header holds the ones that outlive the daemon.
@@ -21,6 +22,37 @@ pub(crate) struct CaptureLive {
     pub(crate) truncated: Counter,
     drops: [Counter; DropReason::ALL.len()],
     details: Mutex<Details>,
+}
+
+/// Counters of one interface, to which each thread that reads it adds.
+#[derive(Debug, Default)]
+pub(crate) struct InterfaceCounts {
+    received: AtomicU64,
+    kernel: AtomicU64,
+    dropped: AtomicU64,
+    freezes: AtomicU64,
+}
+
+impl InterfaceCounts {
+    /// Adds frames read from the kernel.
+    pub(crate) fn add_received(&self, frames: u64) {
+        self.received.fetch_add(frames, Relaxed);
+    }
+
+    /// Adds what the kernel counted.
+    pub(crate) fn add_kernel(&self, frames: u64, dropped: u64, freezes: u64) {
+        self.kernel.fetch_add(frames, Relaxed);
+        self.dropped.fetch_add(dropped, Relaxed);
+        self.freezes.fetch_add(freezes, Relaxed);
+    }
+
+    /// Enters the counters into a status.
+    pub(crate) fn show(&self, status: &mut v1::CaptureInterfaceStatus) {
+        status.received_frames = self.received.load(Relaxed);
+        status.kernel_frames = self.kernel.load(Relaxed);
+        status.kernel_dropped_frames = self.dropped.load(Relaxed);
+        status.kernel_freezes = self.freezes.load(Relaxed);
+    }
 }
 
 #[derive(Debug, Default)]

@@ -11,7 +11,7 @@
 //!     Sendmmsg     packet sockets, works everywhere
 //!   LinkWatch      which interfaces exist, and what becomes of them (rtnetlink)
 //!   offloads()     what the driver does to frames before a capture sees them (ethtool)
-//!   pin_thread(), set_thread_priority()
+//!   place_thread() CPU and priority of a thread
 //!   poll()         sleeps until one of several descriptors has something to say
 //! ```
 //!
@@ -46,6 +46,7 @@ mod block;
 mod bpf;
 mod capture;
 mod error;
+mod fanout;
 mod link;
 mod link_watch;
 mod live;
@@ -72,6 +73,6 @@ pub use poll::{MAX_POLL, Ready, poll};
 pub use receive::{Received, ReceivedPackets, Receiver};
 pub use sendmmsg::Sendmmsg;
 pub use tc::Tc;
-pub use thread::{pin_thread, set_thread_priority};
+pub use thread::{Affinity, pin_thread, place_thread, set_thread_priority};
 pub use transmit::{Fate, MAX_OUTPUTS, Outgoing, SendReport, Transmitter};
 pub use xsk::{XdpBurst, XdpCapture, XdpPackets, Xsk};

@@ -15,20 +15,57 @@ pub fn pin_thread(cpu: u32) -> Result<(), Error> {
         advice: "this process may not use it, or there is none of that number",
     };
     // SAFETY: cpu_set_t is integers, all of which may be zero.
-    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    let mut cpus: libc::cpu_set_t = unsafe { std::mem::zeroed() };
     if cpu as usize >= size_of::<libc::cpu_set_t>() * 8 {
         return Err(no_such_cpu);
     }
     // SAFETY: the number is below that of the bits.
-    unsafe { libc::CPU_SET(cpu as usize, &mut set) };
-    // SAFETY: pointer and length describe the set, which the call only reads; 0 is the calling thread.
-    let result =
-        unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) };
-    match sys::check(result) {
-        Ok(_) => Ok(()),
+    unsafe { libc::CPU_SET(cpu as usize, &mut cpus) };
+    match set(&cpus) {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Err(no_such_cpu),
-        Err(error) => Err(Error::system("pin a thread to a CPU", error)),
+        result => result.map_err(|error| Error::system("pin a thread to a CPU", error)),
     }
+}
+
+/// The CPUs that a thread may run on.
+#[derive(Clone, Copy)]
+pub struct Affinity(libc::cpu_set_t);
+
+impl std::fmt::Debug for Affinity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Affinity").finish_non_exhaustive()
+    }
+}
+
+impl Affinity {
+    /// Those of the calling thread.
+    ///
+    /// # Errors
+    /// [`Error::System`] when the kernel knows more CPUs than 1024.
+    pub fn of_thread() -> Result<Affinity, Error> {
+        // SAFETY: cpu_set_t is integers, all of which may be zero.
+        let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+        // SAFETY: pointer and length describe the set, which the call writes; 0 is the calling thread.
+        let result =
+            unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set) };
+        sys::check(result)
+            .map(|_| Affinity(set))
+            .map_err(|error| Error::system("ask for the CPUs of a thread", error))
+    }
+
+    /// Gives them to the calling thread: the way back from [`pin_thread`].
+    ///
+    /// # Errors
+    /// [`Error::System`] when the process may use none of them any more.
+    pub fn apply(&self) -> Result<(), Error> {
+        set(&self.0).map_err(|error| Error::system("give a thread its CPUs", error))
+    }
+}
+
+fn set(cpus: &libc::cpu_set_t) -> io::Result<()> {
+    // SAFETY: pointer and length describe the set, which the call only reads; 0 is the calling thread.
+    let result = unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), cpus) };
+    sys::check(result).map(drop)
 }
 
 /// Has the calling thread run before all that have a lower priority or none, `SCHED_FIFO` of sched(7), or gives that up for 0. Threads
@@ -66,6 +103,22 @@ pub fn set_thread_priority(priority: u32) -> Result<(), Error> {
     }
 }
 
+/// Places the calling thread, one of several with numbers from 0 on: on one of `cpus` in turn, on `any` when there are none, and
+/// with a priority. One failing does not keep the other from being done.
+///
+/// # Errors
+/// As [`pin_thread`] and [`set_thread_priority`]; the first of them.
+pub fn place_thread(
+    number: usize,
+    cpus: &[u32],
+    any: &Affinity,
+    priority: u32,
+) -> Result<(), Error> {
+    let cpu = cpus.get(number.checked_rem(cpus.len()).unwrap_or(0));
+    let pinned = cpu.map_or_else(|| any.apply(), |cpu| pin_thread(*cpu));
+    pinned.and(set_thread_priority(priority))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,12 +129,14 @@ mod tests {
             // SAFETY: takes nothing.
             u32::try_from(unsafe { libc::sched_getcpu() }).unwrap()
         };
-        let cpu = here();
+        let (cpu, before) = (here(), Affinity::of_thread().unwrap());
         pin_thread(cpu).unwrap();
         for _ in 0..100 {
             std::thread::yield_now();
             assert_eq!(here(), cpu);
         }
+        assert!(pin_thread(1023).is_err());
+        before.apply().unwrap();
     }
 
     #[test]
