@@ -2,7 +2,7 @@
 
 use crate::input::Input;
 use crate::lane::{Crew, Lane, Schedule, TICK};
-use crate::open::threads;
+use crate::open::{Attempt, Opener, threads};
 use crate::ring::SharedRing;
 use crate::spec::validate;
 use crate::stats::CaptureLive;
@@ -13,6 +13,7 @@ use fluxcap_service::{Job, Refusal, State, Worker};
 use fluxcap_socket::{Affinity, LinkEvent, LinkWatch, poll};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::thread::Builder;
 use std::time::{Duration, Instant};
 
 /// Time between two updates of what is shown of the interfaces, when nothing special happens.
@@ -67,10 +68,13 @@ struct Capture<'w> {
     /// What of the schedule was not possible.
     remark: Option<String>,
     links: LinkWatch,
-    /// What happened to links that calls for more than a note.
-    news: Vec<LinkEvent>,
+    opener: Opener,
+    /// Indexes of links that are gone.
+    gone: Vec<u32>,
     /// When all interfaces were looked at last.
     looked: Instant,
+    /// They are to be looked at now.
+    look: bool,
     /// When the states were shown last; `None` when they have changed since.
     shown: Option<Instant>,
 }
@@ -88,15 +92,14 @@ impl<'w> Capture<'w> {
             inputs: inputs(&spec)?,
             lanes: lanes(&spec),
             spec: CaptureSpec::clone(&spec),
-            schedule: Schedule {
-                any: Affinity::of_thread().ok(),
-                ..Schedule::default()
-            },
+            schedule: Schedule::default(),
             remark: None,
             ring: None,
             links: LinkWatch::open().map_err(|e| format!("cannot watch interfaces: {e}"))?,
-            news: Vec::new(),
+            opener: opener()?,
+            gone: Vec::new(),
             looked: Instant::now(),
+            look: false,
             shown: None,
         };
         capture.take_schedule();
@@ -114,7 +117,6 @@ impl<'w> Capture<'w> {
             }
             self.open_ring();
             self.follow_links();
-            self.look_again();
             self.move_frames();
         }
         self.finish();
@@ -151,7 +153,7 @@ impl<'w> Capture<'w> {
         for input in self.inputs.iter_mut().filter(|input| input.is_attached()) {
             if let Err(error) = input.register(&ring, &mut self.lanes) {
                 tracing::error!(capture = self.worker.name(), %error, "cannot enter the interface into the ring");
-                input.detach(&ring, &mut self.lanes, live);
+                drop(input.detach(&ring, &mut self.lanes, live));
             }
         }
         tracing::info!(capture = self.worker.name(), ring = %self.spec.ring, epoch, "writing to ring");
@@ -174,7 +176,7 @@ impl<'w> Capture<'w> {
         let (live, lanes) = (self.worker.live(), &mut self.lanes);
         if let Some(ring) = self.ring.take() {
             for input in &mut self.inputs {
-                input.detach(&ring, lanes, live);
+                drop(input.detach(&ring, lanes, live));
             }
             close(ring);
         }
@@ -186,8 +188,10 @@ impl<'w> Capture<'w> {
 
     /// Looks at all interfaces that there are.
     fn find_links(&mut self) {
-        (self.shown, self.looked) = (None, Instant::now());
-        let Some(ring) = &self.ring else { return };
+        (self.shown, self.look, self.looked) = (None, false, Instant::now());
+        if self.ring.is_none() {
+            return;
+        }
         let links = match self.links.links() {
             Ok(links) => links,
             Err(error) => {
@@ -195,78 +199,101 @@ impl<'w> Capture<'w> {
             }
         };
         for input in &mut self.inputs {
-            if !links.iter().any(|link| input.is_attached_to(link.index)) {
-                input.detach(ring, &mut self.lanes, self.worker.live());
+            match input.link() {
+                Some(link) if !links.iter().any(|other| other.index == link.index) => {
+                    self.gone.push(link.index);
+                }
+                None if !links.iter().any(|link| input.is_named(link)) => input.set_absent(),
+                _ => {}
             }
             for link in &links {
                 if input.see(link) {
-                    input.attach(link, ring, &mut self.lanes);
+                    input.open(link, &self.opener);
                 }
             }
         }
     }
 
-    /// Takes note of links that came, went or changed; keeps what asks for more.
+    /// Takes note of links that came, went or changed.
     fn take_news(&mut self) {
-        let (inputs, shown, news) = (&mut self.inputs, &mut self.shown, &mut self.news);
-        let drained = self.links.drain(|event| {
-            *shown = None;
-            let matters = match &event {
-                LinkEvent::Changed(link) => {
-                    inputs
-                        .iter_mut()
-                        .filter_map(|i| i.see(link).then_some(()))
-                        .count()
-                        > 0
+        let (inputs, opener) = (&mut self.inputs, &self.opener);
+        let has_ring = self.ring.is_some();
+        let (gone, look) = (&mut self.gone, &mut self.look);
+        let drained = self.links.drain(|event| match event {
+            LinkEvent::Changed(link) => {
+                for input in inputs.iter_mut() {
+                    if input.see(&link) && has_ring {
+                        input.open(&link, opener);
+                    }
                 }
-                LinkEvent::Removed { index, .. } => {
-                    inputs.iter().any(|input| input.is_attached_to(*index))
-                }
-                LinkEvent::Overrun => true,
-            };
-            if matters {
-                news.push(event);
             }
+            LinkEvent::Removed { index, .. } => gone.push(index),
+            LinkEvent::Overrun => *look = true,
         });
+        self.shown = None;
         if let Err(error) = drained {
             tracing::warn!(capture = self.worker.name(), %error, "cannot watch interfaces");
-            self.news.push(LinkEvent::Overrun);
+            self.look = true;
         }
-    }
-
-    /// Attaches to links that came, and lets go of those that went.
-    fn follow_links(&mut self) {
-        let (live, mut look) = (self.worker.live(), false);
-        for event in self.news.drain(..) {
-            // All links are looked at once there is a ring.
-            let Some(ring) = &self.ring else { continue };
-            for input in &mut self.inputs {
-                match &event {
-                    LinkEvent::Changed(link) if input.see(link) => {
-                        input.attach(link, ring, &mut self.lanes);
-                    }
-                    LinkEvent::Removed { index, .. } if input.is_attached_to(*index) => {
-                        input.detach(ring, &mut self.lanes, live);
-                    }
-                    LinkEvent::Overrun => look = true,
-                    _ => {}
-                }
-            }
-            self.shown = None;
-        }
-        if look {
+        if self.look {
             self.find_links();
         }
     }
 
-    /// Whether interfaces that are not attached are to be tried once more: what kept them from it may be over, and news
-    /// can get lost.
-    fn is_time_to_look(&self) -> bool {
-        self.looked.elapsed() >= LOOK && !self.inputs.iter().all(Input::is_attached)
+    /// Takes what came of the attempts to open interfaces.
+    fn take_opened(&mut self) {
+        while let Some(Attempt {
+            input,
+            link,
+            result,
+        }) = self.opener.next()
+        {
+            self.shown = None;
+            if let Some(input) = self.inputs.get_mut(input) {
+                match &self.ring {
+                    Some(ring) => input.take(&link, result, ring),
+                    None => input.forget(),
+                }
+                // If it was for nothing, there may be another one of that name by now.
+                self.look |= !input.is_attached();
+            }
+        }
     }
 
+    /// Whether a link that came or went concerns the threads.
+    fn is_news(&self) -> bool {
+        let gone = |input: &Input| self.gone.iter().any(|index| input.is_attached_to(*index));
+        self.inputs
+            .iter()
+            .any(|input| input.is_opened() || gone(input))
+    }
+
+    /// Gives the threads links that came, and takes from them those that went.
+    fn follow_links(&mut self) {
+        let mut taps = Vec::new();
+        for input in &mut self.inputs {
+            input.attach(&mut self.lanes);
+            if let Some(ring) = &self.ring
+                && self.gone.iter().any(|index| input.is_attached_to(*index))
+            {
+                taps.extend(input.detach(ring, &mut self.lanes, self.worker.live()));
+            }
+        }
+        self.gone.clear();
+        if !taps.is_empty() {
+            // There may be another one of that name by now.
+            (self.shown, self.look) = (None, true);
+            // That takes a tenth of a second, in which frames would come in at the others. Nobody waits for it.
+            let _ = Builder::new()
+                .name("close".to_owned())
+                .spawn(move || drop(taps));
+        }
+    }
+
+    /// Tries interfaces that are not attached once more: what kept them from it may be over, and news can get lost.
     fn look_again(&mut self) {
-        if self.is_time_to_look() {
+        let now = self.look || self.looked.elapsed() >= LOOK;
+        if now && !self.inputs.iter().all(Input::is_attached) {
             self.find_links();
         }
     }
@@ -289,6 +316,8 @@ impl<'w> Capture<'w> {
         self.take_schedule();
         if !goes_on {
             self.release();
+            // What is being opened for the spec before is closed again.
+            self.opener = opener()?;
             self.inputs = inputs(&spec)?;
             self.lanes = lanes(&spec);
             return Ok(());
@@ -304,11 +333,13 @@ impl<'w> Capture<'w> {
     /// Takes the scheduling of the spec over, for this thread; the others ask for it when they start.
     fn take_schedule(&mut self) {
         let wanted = self.spec.scheduling.clone().unwrap_or_default();
+        let places = !wanted.cpus.is_empty() || wanted.priority > 0;
+        let any = self.schedule.any;
         self.schedule = Schedule {
+            any: any.or_else(|| Affinity::of_thread().ok().filter(|_| places)),
             cpus: wanted.cpus,
             priority: wanted.priority,
             spin: Duration::from_micros(wanted.spin_us.into()),
-            any: self.schedule.any,
         };
         self.remark = self.schedule.apply(0);
     }
@@ -425,28 +456,39 @@ impl<'w> Capture<'w> {
         ring: &SharedRing,
         calls: Option<BorrowedFd<'_>>,
     ) -> Result<bool, fluxcap_ring::Error> {
+        self.look_again();
         let worker = self.worker;
         let wake = worker.wake_fd();
-        let others = [wake, self.links.as_fd(), calls.unwrap_or(wake)];
+        let others = [
+            wake,
+            self.links.as_fd(),
+            self.opener.fd(),
+            calls.unwrap_or(wake),
+        ];
         let ready = lane.sleep(&others, self.schedule.spin, TICK);
         if ready.readable(1) || ready.failed(1) {
             self.take_news();
         }
+        if ready.readable(2) {
+            self.take_opened();
+        }
         lane.turn(ring, worker.live(), || worker.stop_requested())?;
         Ok(worker.stop_requested()
             || worker.generation() != self.generation
-            || !self.news.is_empty()
-            || (calls.is_some() && ready.readable(2))
-            || ring.lock().retired().is_some()
-            || self.is_time_to_look())
+            || self.is_news()
+            || (calls.is_some() && ready.readable(3))
+            || ring.lock().retired().is_some())
     }
 
     /// Sleeps until it is time to look for the ring again.
     fn wait_for_ring(&mut self) {
-        let fds = [self.worker.wake_fd(), self.links.as_fd()];
+        let fds = [self.worker.wake_fd(), self.links.as_fd(), self.opener.fd()];
         match poll(&fds, RING_RETRY) {
-            // The news would only keep poll from sleeping.
-            Ok(ready) if ready.readable(1) || ready.failed(1) => self.take_news(),
+            // All links are looked at once there is a ring. Until then these would only keep poll from sleeping.
+            Ok(ready) if !ready.is_empty() => {
+                self.take_news();
+                self.take_opened();
+            }
             Ok(_) => {}
             Err(error) => {
                 tracing::error!(capture = self.worker.name(), %error, "poll");
@@ -468,6 +510,10 @@ fn inputs(spec: &CaptureSpec) -> Result<Vec<Input>, String> {
         .map(|index| Input::new(spec, index))
         .collect::<Result<_, _>>()
         .map_err(|e| e.to_string())
+}
+
+fn opener() -> Result<Opener, String> {
+    Opener::new().map_err(|e| format!("cannot make a pipe: {e}"))
 }
 
 fn lanes(spec: &CaptureSpec) -> Vec<Lane> {

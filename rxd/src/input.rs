@@ -2,7 +2,7 @@
 
 use crate::datapath::{Path, Wanted};
 use crate::lane::Lane;
-use crate::open::{Opened, Plan};
+use crate::open::{Opened, Opener, Plan};
 use crate::ring::SharedRing;
 use crate::stats::{CaptureLive, InterfaceCounts};
 use crate::tap::Tap;
@@ -11,7 +11,7 @@ use fluxcap_options::{SpecError, compile_edits};
 use fluxcap_proto::v1;
 use fluxcap_ring::SourceCounters;
 use fluxcap_service::State;
-use fluxcap_socket::{Error, Link, LinkWatch, SockFilter, offloads};
+use fluxcap_socket::{Error, Link, LinkWatch, Receiver, SockFilter, offloads};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,8 +30,12 @@ pub(crate) struct Input {
     edits: Edits,
     /// Index in the ring's table.
     source: u16,
-    /// The interface that it is attached to.
+    /// It is being opened.
+    opening: bool,
+    /// The interface that it is attached to, or will be.
     link: Option<Link>,
+    /// Its sockets, as long as no thread has them.
+    opened: Vec<Receiver>,
     refused: Option<Refused>,
     /// What the operator should know about the interface; often nothing.
     remark: &'static str,
@@ -63,7 +67,9 @@ impl Input {
             wanted: wanted(spec),
             edits: Edits::default(),
             source: 0,
+            opening: false,
             link: None,
+            opened: Vec::new(),
             refused: None,
             remark: "",
             filters_in_kernel: false,
@@ -92,18 +98,22 @@ impl Input {
         }
         self.edits = compile_edits(&edits)?;
         self.plan.options.filter = self.kernel_filter();
-        let filter = self.plan.options.filter.as_deref();
-        for tap in lanes.iter_mut().flat_map(|lane| lane.of(self.number)) {
+        let number = self.number;
+        for tap in lanes.iter_mut().flat_map(|lane| lane.of(number)) {
             tap.path.edits = self.edits.clone();
-            match tap.socket().set_filter(filter) {
-                Ok(there) => self.filters_in_kernel = there,
-                Err(error) => {
-                    tracing::warn!(interface = %self.name, %error, "the kernel does not take the filter, it runs in rxd alone");
-                    self.filters_in_kernel = false;
-                }
-            }
+            self.set_filter(tap.socket());
         }
         Ok(())
+    }
+
+    fn set_filter(&mut self, socket: &Receiver) {
+        self.filters_in_kernel = match socket.set_filter(self.plan.options.filter.as_deref()) {
+            Ok(there) => there,
+            Err(error) => {
+                tracing::warn!(interface = %self.name, %error, "the kernel does not take the filter, it runs in rxd alone");
+                false
+            }
+        };
     }
 
     /// The filter as a program for the socket. rxd applies the filter once more to what gets through: some frames carry tags
@@ -137,6 +147,11 @@ impl Input {
         self.link.as_ref().is_some_and(|link| link.index == ifindex)
     }
 
+    /// The interface that it is attached to.
+    pub(crate) fn link(&self) -> Option<&Link> {
+        self.link.as_ref()
+    }
+
     /// Whether it is attached.
     pub(crate) fn is_attached(&self) -> bool {
         self.link.is_some()
@@ -149,7 +164,7 @@ impl Input {
         status
     }
 
-    /// Takes note of a link as it is now; whether it is to be attached to.
+    /// Takes note of a link as it is now; whether it is to be opened.
     pub(crate) fn see(&mut self, link: &Link) -> bool {
         match &mut self.link {
             Some(attached) if attached.index == link.index => {
@@ -157,9 +172,14 @@ impl Input {
                 self.show_link();
                 false
             }
-            None => link.is_called(&self.name) && !self.was_refused(link),
+            None => !self.opening && self.is_named(link) && !self.was_refused(link),
             Some(_) => false,
         }
+    }
+
+    /// Whether a link has the wanted name.
+    pub(crate) fn is_named(&self, link: &Link) -> bool {
+        link.is_called(&self.name)
     }
 
     /// Whether the same link was refused a moment ago. An attempt makes news of its own, which must not lead to the next one.
@@ -177,30 +197,81 @@ impl Input {
         );
     }
 
-    /// Opens the interface, and gives each thread its part of it.
-    pub(crate) fn attach(&mut self, link: &Link, ring: &SharedRing, lanes: &mut [Lane]) {
-        let opened = match self.open(link, ring) {
+    /// Begins to open the interface.
+    pub(crate) fn open(&mut self, link: &Link, opener: &Opener) {
+        if !link.ethernet {
+            let reason = format!("interface {} is not an Ethernet interface", self.name);
+            return self.refuse(link, reason);
+        }
+        match opener.start(self.number, &self.plan, link) {
+            Ok(()) => {
+                self.opening = true;
+                self.set_state(State::Waiting, "being opened");
+            }
+            Err(error) => self.refuse(link, format!("cannot start a thread: {error}")),
+        }
+    }
+
+    fn refuse(&mut self, link: &Link, reason: String) {
+        self.refused = Some(Refused {
+            at: Instant::now(),
+            ifindex: link.index,
+            up: link.up,
+        });
+        self.set_state(State::Waiting, reason);
+    }
+
+    /// What came of it, for [`Input::attach`].
+    pub(crate) fn take(&mut self, link: &Link, result: Result<Opened, Error>, ring: &SharedRing) {
+        self.opening = false;
+        let opened = match result {
             Ok(opened) => opened,
-            Err(reason) => {
-                self.refused = Some(Refused {
-                    at: Instant::now(),
-                    ifindex: link.index,
-                    up: link.up,
-                });
-                return self.set_state(State::Waiting, reason);
+            Err(Error::LinkDown { .. }) => return self.refuse(link, is_down(&link.name)),
+            Err(error) => {
+                let reason = format!("cannot capture on {}: {error}", self.name);
+                return self.refuse(link, reason);
             }
         };
         // As it is now that the socket is open: that took its time, and frames went by.
-        let seen = LinkWatch::open().and_then(|mut links| links.find_index(link.index));
-        if let Ok(Some(now)) = seen {
-            self.count_missed(&now, ring);
+        let now = LinkWatch::open().and_then(|mut links| links.find_index(link.index));
+        let Ok(Some(now)) = now else {
+            return self.set_absent();
+        };
+        if let Err(error) = self.register(ring, &mut []) {
+            return self.refuse(link, error.to_string());
         }
+        self.count_missed(&now, ring);
         let first = opened.receivers.first();
         self.status.io = first.map_or("", |socket| socket.name()).to_owned();
         self.status.io_reason = opened.reason;
-        self.filters_in_kernel = self.status.io == "packet" && self.plan.options.filter.is_some();
+        for socket in &opened.receivers {
+            // It may have changed meanwhile.
+            self.set_filter(socket);
+        }
+        self.opened = opened.receivers;
+        self.remark = remark(&now.name);
+        tracing::info!(interface = %now.name, ifindex = now.index, io = %self.status.io, reason = %self.status.io_reason, "attached");
+        self.link = Some(now);
+        self.show_link();
+    }
+
+    /// The attempt to open it is of no use any more.
+    pub(crate) fn forget(&mut self) {
+        self.opening = false;
+    }
+
+    /// Whether it is open and has to be given to the threads.
+    pub(crate) fn is_opened(&self) -> bool {
+        !self.opened.is_empty()
+    }
+
+    /// Gives each thread its part of what is open.
+    pub(crate) fn attach(&mut self, lanes: &mut [Lane]) {
+        if !self.is_opened() {
+            return;
+        }
         let threads = lanes.len().max(1);
-        for (part, socket) in opened.receivers.into_iter().enumerate() {
+        for (part, socket) in self.opened.drain(..).enumerate() {
             let path = Path {
                 source: self.source,
                 wanted: self.wanted,
@@ -213,27 +284,7 @@ impl Input {
             }
         }
         self.status.attached += 1;
-        self.remark = remark(&link.name);
-        self.link = Some(link.clone());
         self.show_link();
-        tracing::info!(interface = %link.name, ifindex = link.index, io = %self.status.io, reason = %self.status.io_reason, "attached");
-    }
-
-    /// Opens the interface and enters it into the ring's table; why not.
-    fn open(&mut self, link: &Link, ring: &SharedRing) -> Result<Opened, String> {
-        if !link.ethernet {
-            return Err(format!(
-                "interface {} is not an Ethernet interface",
-                self.name
-            ));
-        }
-        let opened = self.plan.open(link).map_err(|error| match error {
-            Error::LinkDown { .. } => is_down(&link.name),
-            error => format!("cannot capture on {}: {error}", self.name),
-        })?;
-        self.register(ring, &mut [])
-            .map_err(|error| error.to_string())?;
-        Ok(opened)
     }
 
     /// Enters the interface into the ring's table of sources; again for each ring.
@@ -286,13 +337,23 @@ impl Input {
         self.status.reason = reason.into();
     }
 
-    /// Takes what the sockets still hold, bounded in time, and closes them. The interface is gone, or not wanted any more.
-    pub(crate) fn detach(&mut self, ring: &SharedRing, lanes: &mut [Lane], live: &CaptureLive) {
-        for tap in lanes.iter_mut().flat_map(|lane| lane.take(self.number)) {
-            tap.detach(ring, live);
-        }
+    /// Takes what the sockets still hold, bounded in time; they are closed when what this returns is dropped, which may take a
+    /// tenth of a second. The interface is gone, or not wanted any more.
+    pub(crate) fn detach(
+        &mut self,
+        ring: &SharedRing,
+        lanes: &mut [Lane],
+        live: &CaptureLive,
+    ) -> Vec<Tap> {
+        self.attach(lanes);
+        let mut taps: Vec<Tap> = lanes
+            .iter_mut()
+            .flat_map(|lane| lane.take(self.number))
+            .collect();
+        taps.iter_mut().for_each(|tap| tap.detach(ring, live));
         self.link = None;
         self.set_absent();
+        taps
     }
 
     /// Closes the sockets while there is no ring.
@@ -300,6 +361,7 @@ impl Input {
         if self.link.take().is_none() {
             return;
         }
+        self.opened.clear();
         for tap in lanes.iter_mut().flat_map(|lane| lane.take(self.number)) {
             tap.close(live);
         }

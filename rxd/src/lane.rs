@@ -20,7 +20,7 @@ pub(crate) const TICK: Duration = Duration::from_millis(500);
 /// Most interfaces of one capture: the ring's table of sources has as many places.
 pub(crate) const MAX_INTERFACES: usize = 32;
 /// Most descriptors that are polled besides those of the interfaces.
-const MAX_OTHERS: usize = 3;
+const MAX_OTHERS: usize = 4;
 
 /// The sockets of one thread.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ pub(crate) struct Schedule {
     pub(crate) priority: u32,
     /// How long it looks for frames before it sleeps.
     pub(crate) spin: Duration,
-    /// The CPUs that are allowed.
+    /// The CPUs that are allowed; `None` as long as nothing was ever wanted, so that a thread is as the system makes it.
     pub(crate) any: Option<Affinity>,
 }
 

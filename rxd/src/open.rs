@@ -3,6 +3,10 @@
 use fluxcap_options::CaptureIo;
 use fluxcap_proto::v1::{CaptureSpec, Direction, Latency};
 use fluxcap_socket::{CaptureOptions, Error, Link, PacketCapture, Receiver, XdpCapture};
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::mpsc;
+use std::thread::Builder;
 use std::time::Duration;
 
 /// Size of the kernel's buffer for each interface, unless the spec says otherwise.
@@ -13,7 +17,7 @@ pub(crate) const BLOCK_BYTES: u32 = 256 << 10;
 const BLOCK_RETIRE: Duration = Duration::from_millis(1);
 
 /// What the spec says of it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Plan {
     io: CaptureIo,
     low_latency: bool,
@@ -106,6 +110,69 @@ impl Plan {
             reason: format!("{mode}; the host does not get these frames"),
             receivers: captures.into_iter().map(Receiver::Xdp).collect(),
         })
+    }
+}
+
+/// Opens interfaces beside the threads that move frames: it takes tens of milliseconds, in which other interfaces go on.
+#[derive(Debug)]
+pub(crate) struct Opener {
+    sender: mpsc::Sender<Attempt>,
+    attempts: mpsc::Receiver<Attempt>,
+    call: PipeWriter,
+    calls: PipeReader,
+}
+
+/// An attempt that has ended.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    /// The interface's place in the spec.
+    pub(crate) input: usize,
+    pub(crate) link: Link,
+    pub(crate) result: Result<Opened, Error>,
+}
+
+impl Opener {
+    pub(crate) fn new() -> io::Result<Opener> {
+        let (sender, attempts) = mpsc::channel();
+        let (calls, call) = io::pipe()?;
+        Ok(Opener {
+            sender,
+            attempts,
+            call,
+            calls,
+        })
+    }
+
+    /// Begins to open an interface. When nobody is there any more to ask for it, it is closed again.
+    pub(crate) fn start(&self, input: usize, plan: &Plan, link: &Link) -> io::Result<()> {
+        let (plan, link, sender) = (plan.clone(), link.clone(), self.sender.clone());
+        let call = self.call.try_clone()?;
+        let open = move || {
+            let result = plan.open(&link);
+            let attempt = Attempt {
+                input,
+                link,
+                result,
+            };
+            if sender.send(attempt).is_ok() {
+                let _ = (&call).write_all(&[0]);
+            }
+        };
+        Builder::new().name("open".to_owned()).spawn(open)?;
+        Ok(())
+    }
+
+    /// Readable when an attempt has ended.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.calls.as_fd()
+    }
+
+    /// The next attempt that has ended.
+    pub(crate) fn next(&self) -> Option<Attempt> {
+        let attempt = self.attempts.try_recv().ok()?;
+        // Its byte, which was written or is about to be.
+        let _ = (&self.calls).read_exact(&mut [0]);
+        Some(attempt)
     }
 }
 

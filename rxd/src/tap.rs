@@ -113,8 +113,8 @@ impl Tap {
         }
     }
 
-    /// Takes what the socket still holds, bounded in time, and closes it. The interface is gone, or not wanted any more.
-    pub(crate) fn detach(mut self, ring: &SharedRing, live: &CaptureLive) {
+    /// Takes what the socket still holds, bounded in time, and counts the rest as lost: it is to be closed.
+    pub(crate) fn detach(&mut self, ring: &SharedRing, live: &CaptureLive) {
         self.drain(ring, live, Instant::now() + DRAIN);
         self.count(&mut ring.lock(), live, Backlog::IsLost);
     }

@@ -41,7 +41,7 @@ pub struct CaptureArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub no_promiscuous: Option<bool>,
 
-    /// Kernel buffer for each interface; 0 is the default [default: 32M]
+    /// Kernel buffer for each interface and thread; 0 is the default [default: 32M]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub buffer: Option<u64>,
 

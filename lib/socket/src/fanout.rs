@@ -22,7 +22,8 @@ const NOTHING: [SockFilter; 1] = [SockFilter {
 
 impl PacketCapture {
     /// Opens `count` captures of the interface that share its frames: all frames of a flow, of both directions, come by the same one.
-    /// Each gets its part of the buffer.
+    /// Each has a buffer of the size given: blocks are handed over each millisecond, however few frames are in them, so it is a
+    /// matter of time more than of frames.
     ///
     /// # Errors
     /// As [`PacketCapture::open`]; and [`Error::LinkDown`]: several captures need an interface that is up to begin with.
@@ -34,10 +35,8 @@ impl PacketCapture {
         if count <= 1 {
             return PacketCapture::open(ifindex, options).map(|capture| vec![capture]);
         }
-        let share = options.buffer_bytes / count as u64;
         // Until all of them are in the group, each would get all frames.
         let closed = CaptureOptions {
-            buffer_bytes: share.max(2 * u64::from(options.block_bytes)),
             filter: Some(NOTHING.to_vec()),
             ..options.clone()
         };

@@ -45,9 +45,7 @@ impl Socket {
         let socket = sys::socket(libc::AF_XDP, libc::SOCK_RAW, 0)
             .map_err(failed("open an AF_XDP socket"))?;
         let fd = socket.as_fd();
-        set(fd, libc::XDP_UMEM_REG, &umem.registration()).map_err(failed(
-            "reserve memory for AF_XDP (ENOBUFS: CAP_IPC_LOCK or a higher limit of locked memory is needed)",
-        ))?;
+        set(fd, libc::XDP_UMEM_REG, &umem.registration()).map_err(no_memory(ifindex))?;
         // The kernel wants fill and completion ring in any case.
         let (fill, completion) = match what {
             Use::Receive(entries) => (entries, 1),
@@ -132,6 +130,19 @@ impl Socket {
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+/// The memory is locked, so its size is limited.
+fn no_memory(ifindex: u32) -> impl FnOnce(io::Error) -> Error {
+    let operation = "lock memory for AF_XDP";
+    move |source| match source.raw_os_error() {
+        Some(libc::ENOBUFS) => Error::Permission {
+            operation,
+            capability: "CAP_IPC_LOCK, or a higher limit (ulimit -l),",
+            source,
+        },
+        _ => Error::interface(operation, ifindex, source),
     }
 }
 

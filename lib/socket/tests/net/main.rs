@@ -9,6 +9,7 @@
 )]
 
 mod capture;
+mod fanout;
 mod filters;
 mod links;
 mod namespace;

@@ -220,3 +220,20 @@ pub(crate) fn send(transmit: &mut dyn Transmitter, frames: &[Vec<u8>]) {
     let report = try_send(transmit, frames);
     assert_eq!(report.sent, frames.len() as u64, "{report:?}");
 }
+
+/// A UDP frame of a flow with a number.
+pub(crate) fn udp(number: u32, port: u16) -> Vec<u8> {
+    let mut frame = vec![0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 9];
+    frame.extend([0x08, 0, 0x45, 0, 0, 50, 0, 0, 0x40, 0, 64, 17, 0, 0]);
+    frame.extend([10, 0, 0, 1, 10, 0, 0, 2]);
+    frame.extend((1000 + port).to_be_bytes());
+    frame.extend([0x07, 0xd0, 0, 30, 0, 0]);
+    frame.extend(number.to_be_bytes());
+    frame.resize(64, 0);
+    frame
+}
+
+/// The number in such a frame.
+pub(crate) fn udp_number(frame: &[u8]) -> u32 {
+    u32::from_be_bytes(*frame[42..].first_chunk().unwrap())
+}

@@ -221,25 +221,16 @@ fn frames_of_several_queues_are_divided_and_none_is_missing() {
             all.extend(seen.into_iter().map(|s| s.data));
         }
         assert_eq!(all.len(), frames.len());
-        let number = |frame: &Vec<u8>| u32::from_be_bytes(*frame[42..].first_chunk().unwrap());
         for flow in 0..50 {
-            let order: Vec<u32> = all.iter().map(number).filter(|n| n % 50 == flow).collect();
+            let order: Vec<u32> = all
+                .iter()
+                .map(|frame| udp_number(frame))
+                .filter(|n| n % 50 == flow)
+                .collect();
             assert_eq!(order.len(), 20);
             assert!(order.is_sorted());
         }
     });
-}
-
-/// A UDP frame of a flow with a number.
-fn udp(number: u32, port: u16) -> Vec<u8> {
-    let mut frame = vec![0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 9];
-    frame.extend([0x08, 0, 0x45, 0, 0, 50, 0, 0, 0x40, 0, 64, 17, 0, 0]);
-    frame.extend([10, 0, 0, 1, 10, 0, 0, 2]);
-    frame.extend((1000 + port).to_be_bytes());
-    frame.extend([0x07, 0xd0, 0, 30, 0, 0]);
-    frame.extend(number.to_be_bytes());
-    frame.resize(64, 0);
-    frame
 }
 
 #[test]
