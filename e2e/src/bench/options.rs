@@ -121,7 +121,7 @@ mod tests {
             "--sizes",
             "64",
             "--systems",
-            "tc mirred",
+            "fluxcap auto",
             "--peers",
             "gro",
             "--rounds",

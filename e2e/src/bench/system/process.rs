@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use super::c_binary;
 use crate::bench::bed::Bed;
-use crate::netns::Netns;
+use crate::netns::{Netns, unique_name};
 
 /// How long a program has to end by itself.
 const GRACE: Duration = Duration::from_millis(500);
@@ -30,7 +30,7 @@ impl Processes {
     /// None yet. The directory is in memory.
     fn new() -> Result<Processes> {
         let dir = tempfile::Builder::new()
-            .prefix("fluxbench.")
+            .prefix(&unique_name())
             .tempdir_in("/dev/shm");
         Ok(Processes {
             children: Vec::new(),
