@@ -13,7 +13,7 @@ use fluxcap_options::{
 use fluxcap_proto::v1::{self, TransmitSpec, start::At};
 use fluxcap_ring::{Consumer, Observer, RingDir, RingName, Start, wait_any};
 use fluxcap_service::{Job, Refusal, State, Worker, realtime_ns};
-use fluxcap_socket::{MAX_OUTPUTS, pin_thread, set_thread_priority};
+use fluxcap_socket::{Affinity, MAX_OUTPUTS, place_thread};
 use std::time::{Duration, Instant};
 
 /// How long a frame is held back for an earlier one from another ring, unless the spec says otherwise.
@@ -129,6 +129,8 @@ struct Transmit<'w> {
     buffers: Buffers,
     /// How long to look for frames before a sleep.
     spin: Duration,
+    /// The CPUs that this thread could use before it was given some.
+    any: Option<Affinity>,
     /// What of the scheduling that was asked for cannot be had; often nothing.
     remark: String,
     looked: Instant,
@@ -141,7 +143,7 @@ impl<'w> Transmit<'w> {
         worker: &'w Worker<TransmitSpec, TransmitLive>,
     ) -> Result<Transmit<'w>, String> {
         let (generation, spec) = worker.current();
-        let now = Instant::now();
+        let (now, mut any) = (Instant::now(), None);
         Ok(Transmit {
             job,
             worker,
@@ -153,7 +155,8 @@ impl<'w> Transmit<'w> {
             spec: TransmitSpec::clone(&spec),
             buffers: Buffers::default(),
             spin: spin(&spec),
-            remark: schedule(&spec, 0),
+            remark: schedule(&spec, &mut any),
+            any,
             looked: now,
             shown: now,
         })
@@ -322,8 +325,7 @@ impl<'w> Transmit<'w> {
         self.edits = edits(&spec)?;
         self.window = window(&spec);
         if (spec.latency, &spec.scheduling) != (self.spec.latency, &self.spec.scheduling) {
-            let before = self.spec.scheduling.as_ref().map_or(0, |s| s.priority);
-            (self.spin, self.remark) = (spin(&spec), schedule(&spec, before));
+            (self.spin, self.remark) = (spin(&spec), schedule(&spec, &mut self.any));
         }
         if spec.rings != self.spec.rings {
             let mut old = std::mem::take(&mut self.feeds);
@@ -384,19 +386,23 @@ fn spin(spec: &TransmitSpec) -> Duration {
     }
 }
 
-/// Puts the calling thread, which has had a priority before, where it was asked to run. Returns what of it cannot be had.
-fn schedule(spec: &TransmitSpec, before: u32) -> String {
+/// Places the calling thread as the spec says. Returns what of it cannot be had; nothing is tried when nothing is asked for.
+fn schedule(spec: &TransmitSpec, any: &mut Option<Affinity>) -> String {
     let wanted = spec.scheduling.clone().unwrap_or_default();
-    let pinned = wanted.cpus.first().map_or(Ok(()), |cpu| pin_thread(*cpu));
-    let urgent = match wanted.priority {
-        0 if before == 0 => Ok(()),
-        priority => set_thread_priority(priority),
+    if any.is_none() && wanted.cpus.is_empty() && wanted.priority == 0 {
+        return String::new();
+    }
+    let placed = match any {
+        Some(any) => Ok(*any),
+        None => Affinity::of_thread(),
     };
-    let problems = [pinned, urgent].into_iter().filter_map(Result::err);
-    problems
-        .map(|error| error.to_string())
-        .collect::<Vec<_>>()
-        .join("; ")
+    let placed = placed.and_then(|all| {
+        *any = Some(all);
+        place_thread(0, &wanted.cpus, &all, wanted.priority)
+    });
+    placed
+        .err()
+        .map_or(String::new(), |error| error.to_string())
 }
 
 fn feeds(spec: &TransmitSpec, name: &str) -> Vec<Feed> {
