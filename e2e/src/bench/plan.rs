@@ -159,7 +159,7 @@ use Peer::{Gro, Plain, Xdp};
 const FULL_PLAN: &[Row] = &[
     (Part::Rate, ONE_TWO, Xdp, &[B64], &[AUTO, TC, AF_XDP, SENDMMSG, C, MIRRED], &[Rate, Fixed], 3),
     (Part::Rate, ONE_TWO, Xdp, &[B512, B1514], &[AUTO, TC, AF_XDP, SENDMMSG, C, MIRRED], &[Rate], 3),
-    (Part::Rate, ONE_TWO, Xdp, &[IMIX], &[AUTO, C, MIRRED], &[Rate], 3),
+    (Part::Rate, ONE_TWO, Xdp, &[IMIX], &[AUTO, C, MIRRED], &[Rate], 1),
     (Part::Rate, ONE_TWO, Gro, &[B64, B1514], &[AUTO, C], &[Rate], 3),
     (Part::Rate, ONE_TWO, Plain, &[B64, B1514], &[AUTO, C], &[Rate], 3),
     (Part::Shapes, ONE_ONE, Xdp, &[B64], &[AUTO, C, MIRRED, System::Daemonlogger, System::Tcpbridge], &[Rate], 1),

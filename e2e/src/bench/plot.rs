@@ -22,9 +22,9 @@ pub struct Line {
     pub points: Vec<Option<Summary>>,
 }
 
-/// A chart of lines over named places, ranges as bars.
+/// A chart over named places, ranges as bars. Lines join the first `joined` places.
 #[must_use]
-pub fn chart(title: &str, unit: &str, places: &[&str], lines: &[Line]) -> String {
+pub fn chart(title: &str, unit: &str, places: &[&str], joined: usize, lines: &[Line]) -> String {
     let [left, top, right, bottom] = AREA;
     let values = lines.iter().flat_map(|line| line.points.iter().flatten());
     let highest = values.map(|summary| summary.most).fold(0.0, f64::max);
@@ -66,6 +66,7 @@ pub fn chart(title: &str, unit: &str, places: &[&str], lines: &[Line]) -> String
             .collect();
         let path: Vec<String> = points
             .iter()
+            .filter(|(at, _)| *at < x(joined))
             .map(|(at, value)| format!("{at:.1},{:.1}", y(value.median)))
             .collect();
         let _ = writeln!(
@@ -162,7 +163,7 @@ mod tests {
             name: "a<b".to_owned(),
             points: vec![point(10.0), None, point(99.0)],
         };
-        let svg = chart("title", "ns", &["64", "512", "1514"], &[line]);
+        let svg = chart("title", "ns", &["64", "512", "1514"], 3, &[line]);
         assert!(svg.contains("a&lt;b") && svg.ends_with("</svg>\n"));
         let ys = svg
             .split("cy=\"")

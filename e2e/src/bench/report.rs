@@ -41,12 +41,10 @@ pub fn write(results: &Results, folder: &Path) -> Result<String> {
         ),
     ] {
         let places = MIXES.map(|mix| mix.name);
-        let svg = chart(
-            &format!("{title}: {kind}"),
-            unit,
-            &places,
-            &lines(results, name),
-        );
+        // A mix is not a size among others.
+        let sizes = MIXES.iter().filter(|mix| mix.lengths.len() == 1).count();
+        let title = format!("{title}: {kind}");
+        let svg = chart(&title, unit, &places, sizes, &lines(results, name));
         fs::write(folder.join(file), svg)?;
     }
     Ok(text)

@@ -24,6 +24,8 @@ const FIRST: f64 = 250_000.0;
 const FAILED_STARTS: usize = 2;
 /// Short trials of a search.
 const TRIALS: usize = 10;
+/// The same when the rate is known from the round before.
+const TRIALS_AGAIN: usize = 3;
 /// Overload is so many times the highest rate without loss.
 pub(crate) const OVERLOAD: f64 = 2.0;
 /// A soak is at this share of the highest rate without loss.
@@ -59,6 +61,7 @@ struct Turn<'a> {
     mix: Mix,
     system: System,
     hint: Option<f64>,
+    trials: usize,
     figures: BTreeMap<String, f64>,
     notes: Vec<String>,
     /// Trials that wait for the same without a system: the figure, the trial, what came of it.
@@ -124,6 +127,7 @@ impl Runner {
             system: system.to_string(),
         };
         let known = |name| self.hints.get(&(system, name)).copied();
+        let again = round > 0 && known(mix.name).is_some();
         let hint = known(mix.name).or_else(|| known(self.last_size));
         let begin = Instant::now();
         let mut turn = Turn {
@@ -132,6 +136,7 @@ impl Runner {
             mix,
             system,
             hint,
+            trials: if again { TRIALS_AGAIN } else { TRIALS },
             figures: BTreeMap::new(),
             notes: Vec::new(),
             unpaid: Vec::new(),
@@ -212,9 +217,9 @@ impl Turn<'_> {
     fn rate(&mut self, running: &mut Running) -> Result<()> {
         let plan = Search {
             first: self.hint.unwrap_or(FIRST),
-            stride: if self.hint.is_some() { 1.12 } else { 1.6 },
+            stride: if self.hint.is_some() { 1.1 } else { 1.6 },
             close: self.effort.close,
-            trials: TRIALS,
+            trials: self.trials,
         };
         let (short, long) = (self.effort.short, self.effort.long);
         let found = search(plan, |rate, length| {

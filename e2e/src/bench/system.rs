@@ -21,7 +21,7 @@ pub(crate) use process::{Processes, must_succeed};
 pub const C_VARIABLE: &str = "FLUXCAP_C";
 
 /// How long a system may take until the first frame comes through.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(8);
 
 /// A system under test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
