@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The objects keep BTF, which the loader needs, and lose DWARF, if there is an `llvm-strip`. They hold no path of the machine that
-//! built them. `FLUXCAP_CLANG` names the compiler, when the first of [`COMPILERS`] that is installed is not the one to use.
+//! built them. `FLUXCAP_CLANG` names the compiler, when the one that is found first is not the one to use.
 
 use std::env;
 use std::fmt;
