@@ -168,23 +168,29 @@ fn disturbance(results: &Results) -> String {
 }
 
 fn targets(results: &Results) -> String {
-    let rows = verdicts(results).into_iter().map(|verdict| {
-        let met = verdict
-            .met
-            .map_or("not measured", |met| if met { "met" } else { "**missed**" });
-        vec![
-            verdict.what,
-            verdict.size,
-            verdict.wanted,
-            verdict.measured.unwrap_or_default(),
+    let verdicts = verdicts(results);
+    let measured = verdicts.iter().filter_map(|verdict| {
+        let met = if verdict.met? { "met" } else { "**missed**" };
+        Some(vec![
+            verdict.what.clone(),
+            verdict.size.clone(),
+            verdict.wanted.clone(),
+            verdict.measured.clone()?,
             met.to_owned(),
-        ]
+        ])
     });
+    let rows: Vec<_> = measured.collect();
+    let without = match verdicts.len() - rows.len() {
+        0 => String::new(),
+        count => format!(" {count} more were not measured in this run."),
+    };
     section(
         "Targets",
-        "All of 1 -> 2. Tunnels and replication in the kernel are not part of this bench.",
+        &format!(
+            "All of 1 -> 2. Tunnels and replication in the kernel are not part of this bench.{without}"
+        ),
         &["what", "size", "target", "measured", ""],
-        rows.collect(),
+        rows,
     )
 }
 
