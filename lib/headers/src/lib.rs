@@ -43,6 +43,7 @@ mod flow;
 mod frame;
 mod ip;
 mod sampler;
+pub mod tunnel;
 mod vlan;
 
 pub use bpf::Instruction;
