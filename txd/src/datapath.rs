@@ -2,20 +2,14 @@
 //! interface. Nothing here logs or locks, and nothing is allocated once the buffers have grown to hold a burst. The frames are private
 //! copies that the ring has vouched for already.
 
-use crate::feed::Feed;
-use crate::merge::{MAX_LANES, Pick};
-use crate::outputs::Outputs;
 use crate::stats::TransmitLive;
+use fluxcap_datapath::{Feed, MAX_LANES, Outcomes, Outputs, Pick, outcome_of, recycle};
 use fluxcap_headers::{Edited, Edits, WireFrame};
 use fluxcap_ring::Outcome;
-use fluxcap_socket::{Fate, MAX_OUTPUTS, Outgoing};
-
-/// Frames sent at a time.
-pub(crate) const BURST: usize = 512;
-
-type Outcomes = [u32; Outcome::ALL.len()];
+use fluxcap_socket::{MAX_OUTPUTS, Outgoing};
 
 /// What a burst came to.
+#[derive(Default)]
 struct Tally {
     /// For each feed.
     feeds: [Outcomes; MAX_LANES],
@@ -27,13 +21,13 @@ impl Tally {
     /// A frame that ended before it came to an output.
     fn add(&mut self, feed: usize, outcome: Outcome) {
         if let Some(outcomes) = self.feeds.get_mut(feed) {
-            outcomes[outcome.index()] += 1;
+            outcomes.add(outcome);
         }
     }
 
     fn add_at(&mut self, output: usize, feed: usize, outcome: Outcome) {
         self.add(feed, outcome);
-        self.outputs[output][outcome.index()] += 1;
+        self.outputs[output].add(outcome);
     }
 }
 
@@ -63,10 +57,7 @@ pub(crate) fn send(
     buffers: &mut Buffers,
     live: &TransmitLive,
 ) -> bool {
-    let mut tally = Tally {
-        feeds: [[0; Outcome::ALL.len()]; MAX_LANES],
-        outputs: [[0; Outcome::ALL.len()]; MAX_OUTPUTS],
-    };
+    let mut tally = Tally::default();
     let mut edited: Vec<Entry<'_>> = std::mem::take(&mut buffers.edited);
     for pick in picks {
         match edit(pick, feeds, edits) {
@@ -159,7 +150,7 @@ fn count(edited: &[Entry<'_>], outputs: &Outputs, tally: &mut Tally, live: &Tran
         let mut sent = 0;
         for (at, entry) in edited.iter().enumerate() {
             if entry.outputs & (1 << place) != 0 {
-                tally.add_at(place, entry.feed, outcome(report.fate(at)));
+                tally.add_at(place, entry.feed, outcome_of(report.fate(at)));
                 sent += 1;
             }
         }
@@ -167,18 +158,6 @@ fn count(edited: &[Entry<'_>], outputs: &Outputs, tally: &mut Tally, live: &Tran
             output.live.sent_bytes.add(report.sent_bytes);
             live.total.sent_bytes.add(report.sent_bytes);
         }
-    }
-}
-
-fn outcome(fate: Fate) -> Outcome {
-    match fate {
-        Fate::Sent => Outcome::Sent,
-        Fate::NoBuffer => Outcome::Enobufs,
-        Fate::Oversize => Outcome::Oversize,
-        Fate::Malformed => Outcome::Malformed,
-        Fate::LinkDown => Outcome::LinkDown,
-        Fate::NoInterface => Outcome::NoInterface,
-        Fate::Unreachable | Fate::Other => Outcome::Refused,
     }
 }
 
@@ -197,11 +176,11 @@ fn settle(
         }
         feed.finish(picked);
         // Copies first: killed in between, more may be missing than was counted as delivered, never less.
-        let copied = outcomes[Outcome::Copied.index()];
+        let copied = outcomes.get(Outcome::Copied);
         if copied != 0 {
-            feed.settle(Outcome::Copied, u64::from(copied));
+            feed.settle(Outcome::Copied, copied);
         }
-        for (outcome, n) in nonzero(outcomes) {
+        for (outcome, n) in outcomes.iter() {
             if outcome != Outcome::Copied {
                 feed.settle(outcome, n);
             }
@@ -209,19 +188,7 @@ fn settle(
         }
     }
     for (output, outcomes) in outputs.list().iter().zip(&tally.outputs) {
-        nonzero(outcomes).for_each(|(outcome, n)| output.live.add(outcome, n));
+        let outcomes = outcomes.iter();
+        outcomes.for_each(|(outcome, n)| output.live.add(outcome, n));
     }
-}
-
-fn nonzero(outcomes: &Outcomes) -> impl Iterator<Item = (Outcome, u64)> + '_ {
-    let all = Outcome::ALL.iter().zip(outcomes);
-    all.filter(|(_, n)| **n != 0)
-        .map(|(o, n)| (*o, u64::from(*n)))
-}
-
-/// The memory of a vector whose elements are not needed any more, for elements that live longer.
-fn recycle<From, To>(mut old: Vec<From>) -> Vec<To> {
-    old.clear();
-    // There is no element to convert; collecting in place keeps the memory when both have the same layout.
-    old.into_iter().filter_map(|_| None).collect()
 }

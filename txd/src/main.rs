@@ -1,12 +1,7 @@
 //! txd transmits shared-memory rings to network interfaces.
 
 mod args;
-mod choice;
 mod datapath;
-mod feed;
-mod merge;
-mod output;
-mod outputs;
 mod service;
 mod stats;
 mod transmit;

@@ -1,39 +1,20 @@
 //! A transmit as a worker: gets its rings and its interface, runs the data path, waits for what is missing and resumes.
 
-use crate::datapath::{self, BURST, Buffers};
-use crate::feed::Feed;
-use crate::merge::{MAX_LANES, Now, Pick, pick};
-use crate::output::Output;
-use crate::outputs::Outputs;
+use crate::datapath::{self, Buffers};
 use crate::stats::{Details, TransmitLive};
+use fluxcap_datapath::{
+    BURST, DRAIN, Feed, Intake, LOOK_BUSY, LOOK_IDLE, Output, Outputs, Pick, Placement, SHOW,
+    find_loop, validate_intake,
+};
 use fluxcap_headers::Edits;
 use fluxcap_options::{
     SpecError, TransmitIo, compile_edits, validate_interfaces, validate_scheduling,
 };
-use fluxcap_proto::v1::{self, TransmitSpec, start::At};
-use fluxcap_ring::{Consumer, Observer, RingDir, RingName, Start, wait_any};
-use fluxcap_service::{Job, Refusal, State, Worker, realtime_ns};
-use fluxcap_socket::{Affinity, MAX_OUTPUTS, place_thread};
-use std::time::{Duration, Instant};
-
-/// How long a frame is held back for an earlier one from another ring, unless the spec says otherwise.
-const MERGE_WINDOW: Duration = Duration::from_millis(2);
-/// Longest merge window that makes sense: a ring at full rate must hold it.
-const MAX_MERGE_WINDOW_US: u32 = 10_000_000;
-/// Time between two looks at the link while frames go out: not every loss of the link shows in a send.
-const LOOK_BUSY: Duration = Duration::from_millis(20);
-/// The same while there is nothing to send.
-const LOOK_IDLE: Duration = Duration::from_millis(100);
-/// Time between two updates of what is shown, when nothing special happens.
-const SHOW: Duration = Duration::from_millis(200);
-/// Longest sleep on the doorbell of a ring, which is not to be relied on for longer.
-const NAP: Duration = Duration::from_millis(10);
-/// With low latency: how long to look for frames before a sleep, which costs as much and more on each side.
-const SPIN: Duration = Duration::from_micros(50);
-/// CPUs from which on somebody can be spared for that.
-const SPIN_CPUS: usize = 4;
-/// How long a transmit that ends still sends what the rings hold.
-const DRAIN: Duration = Duration::from_millis(500);
+use fluxcap_proto::v1::{self, TransmitSpec};
+use fluxcap_ring::RingDir;
+use fluxcap_service::{Job, Refusal, State, Worker};
+use fluxcap_socket::MAX_OUTPUTS;
+use std::time::Instant;
 
 /// The work of txd.
 #[derive(Debug)]
@@ -53,26 +34,12 @@ impl Job for TransmitJob {
         spec: &TransmitSpec,
         _others: &[(String, TransmitSpec)],
     ) -> Result<(), Refusal> {
-        if spec.rings.is_empty() || spec.rings.len() > MAX_LANES {
-            return Err(Refusal::invalid(
-                "rings",
-                format!("name 1 to {MAX_LANES} rings"),
-            ));
-        }
-        for (index, ring) in spec.rings.iter().enumerate() {
-            RingName::parse(ring).map_err(|e| Refusal::invalid("rings", e.to_string()))?;
-            if spec.rings[..index].contains(ring) {
-                return Err(Refusal::invalid("rings", format!("{ring} is named twice")));
-            }
-        }
+        validate_intake(&spec.rings, spec.merge_window_us)?;
         let refused = |error: SpecError| Refusal::invalid(error.field, error.problem);
         let interfaces = spec.interfaces.iter().map(String::as_str);
         validate_interfaces(interfaces, MAX_OUTPUTS).map_err(refused)?;
         TransmitIo::from_spec(&spec.io).map_err(refused)?;
         validate_scheduling(&spec.scheduling.clone().unwrap_or_default()).map_err(refused)?;
-        if spec.merge_window_us > MAX_MERGE_WINDOW_US {
-            return Err(Refusal::invalid("merge_window_us", "must be at most 10 s"));
-        }
         compile_edits(&spec.edits.clone().unwrap_or_default()).map_err(refused)?;
         self.refuse_loop(spec)
     }
@@ -91,28 +58,13 @@ impl TransmitJob {
         if spec.allow_loop {
             return Ok(());
         }
-        for ring in &spec.rings {
-            // A ring that is not there yet has no sources; what it gets later is not checked again.
-            let observed =
-                RingName::parse(ring).and_then(|name| Observer::open(&self.rings, &name));
-            let Ok(observer) = observed else { continue };
-            let Ok(stats) = observer.stats() else {
-                continue;
-            };
-            let feeds = |interface: &&String| {
-                stats
-                    .sources
-                    .iter()
-                    .any(|source| source.name == **interface)
-            };
-            if let Some(interface) = spec.interfaces.iter().find(feeds) {
-                return Err(Refusal::Precondition(format!(
-                    "interface {interface} feeds ring {ring}, so what is sent there could come back in; \
-                     use another interface, or --allow-loop if it cannot"
-                )));
-            }
+        match find_loop(&self.rings, &spec.rings, &spec.interfaces) {
+            None => Ok(()),
+            Some((ring, interface)) => Err(Refusal::Precondition(format!(
+                "interface {interface} feeds ring {ring}, so what is sent there could come back in; \
+                 use another interface, or --allow-loop if it cannot"
+            ))),
         }
-        Ok(())
     }
 }
 
@@ -123,16 +75,10 @@ struct Transmit<'w> {
     generation: u64,
     spec: TransmitSpec,
     edits: Edits,
-    window: Duration,
-    feeds: Vec<Feed>,
+    intake: Intake,
     outputs: Outputs,
     buffers: Buffers,
-    /// How long to look for frames before a sleep.
-    spin: Duration,
-    /// The CPUs that this thread could use before it was given some.
-    any: Option<Affinity>,
-    /// What of the scheduling that was asked for cannot be had; often nothing.
-    remark: String,
+    placement: Placement,
     looked: Instant,
     shown: Instant,
 }
@@ -143,20 +89,22 @@ impl<'w> Transmit<'w> {
         worker: &'w Worker<TransmitSpec, TransmitLive>,
     ) -> Result<Transmit<'w>, String> {
         let (generation, spec) = worker.current();
-        let (now, mut any) = (Instant::now(), None);
+        let now = Instant::now();
         Ok(Transmit {
             job,
             worker,
             generation,
             edits: edits(&spec)?,
-            window: window(&spec),
-            feeds: feeds(&spec, worker.name()),
-            outputs: Outputs::new(&spec).map_err(|e| format!("cannot watch interfaces: {e}"))?,
+            intake: Intake::new(
+                &spec.rings,
+                &reader(worker),
+                spec.start,
+                spec.merge_window_us,
+            ),
+            outputs: outputs(&spec)?,
             spec: TransmitSpec::clone(&spec),
             buffers: Buffers::default(),
-            spin: spin(&spec),
-            remark: schedule(&spec, &mut any),
-            any,
+            placement: Placement::new(spec.latency(), spec.scheduling.as_ref()),
             looked: now,
             shown: now,
         })
@@ -173,8 +121,8 @@ impl<'w> Transmit<'w> {
                 return self.worker.set_state(State::Failed, reason);
             }
             let busy = self.turn();
-            if !busy && !self.spin() {
-                self.sleep();
+            if !busy {
+                self.intake.wait(self.placement.spin(), || self.is_idle());
             }
             if self.looked.elapsed() >= if busy { LOOK_BUSY } else { LOOK_IDLE } {
                 self.look();
@@ -185,9 +133,8 @@ impl<'w> Transmit<'w> {
 
     /// One turn of the data path: fetch, merge, send. False when there was nothing to send.
     fn turn(&mut self) -> bool {
-        for feed in &mut self.feeds {
-            feed.fetch(&self.job.rings, self.worker.live());
-        }
+        let live = self.worker.live();
+        self.intake.fetch(&self.job.rings, &live.rings);
         self.send()
     }
 
@@ -195,11 +142,7 @@ impl<'w> Transmit<'w> {
     fn send(&mut self) -> bool {
         let live = self.worker.live();
         let mut picks = [Pick::default(); BURST];
-        let now = Now {
-            realtime_ns: realtime_ns(),
-            monotonic: Instant::now(),
-        };
-        let count = pick(&self.feeds, self.window, now, &mut picks);
+        let count = self.intake.pick(&mut picks);
         if count == 0 {
             return false;
         }
@@ -207,7 +150,7 @@ impl<'w> Transmit<'w> {
         let picks = &picks[..count];
         if !datapath::send(
             picks,
-            &mut self.feeds,
+            self.intake.feeds_mut(),
             &mut self.edits,
             truncate,
             &mut self.outputs,
@@ -219,72 +162,17 @@ impl<'w> Transmit<'w> {
         true
     }
 
-    /// Looks for frames for a while: a sleep and the call that ends it take longer than what can be expected to come soon.
-    fn spin(&self) -> bool {
-        if self.spin.is_zero() {
-            return false;
-        }
-        let end = Instant::now() + self.spin;
-        loop {
-            let mut rings = self.feeds.iter().filter_map(Feed::ring);
-            if rings.any(Consumer::is_ready) {
-                return true;
-            }
-            if Instant::now() >= end {
-                return false;
-            }
-            std::hint::spin_loop();
-        }
-    }
-
-    /// Sleeps until a ring rings, or a frame that is held back is due, or it is time to look around.
-    fn sleep(&self) {
-        let held_back = self.feeds.iter().any(Feed::has_frames);
-        let timeout = if held_back {
-            self.window.min(Duration::from_millis(1))
-        } else {
-            NAP
-        };
-        // A ring whose frames are held back has more of them, perhaps; only the others can end the wait.
-        let empty = self.feeds.iter().filter(|feed| !feed.has_frames());
-        let mut open = empty.filter_map(Feed::ring);
-        let Some(first) = open.next() else {
-            return std::thread::sleep(timeout);
-        };
-        let mut rings = [first; MAX_LANES];
-        let count = 1 + rings[1..]
-            .iter_mut()
-            .zip(open)
-            .map(|(slot, ring)| *slot = ring)
-            .count();
-        // Nothing to do but to look at the rings is not worth a turn.
-        let quiet = count == self.feeds.len();
-        loop {
-            match wait_any(&rings[..count], timeout) {
-                Ok(false) if quiet && self.may_sleep_on() => {}
-                Ok(_) => return,
-                // The ring is broken: the next look at it says so.
-                Err(_) => return std::thread::sleep(timeout),
-            }
-        }
-    }
-
     /// Whether there is nothing to look after but frames to come.
-    fn may_sleep_on(&self) -> bool {
-        let mut rings = self.feeds.iter().filter_map(Feed::ring);
+    fn is_idle(&self) -> bool {
         !self.worker.stop_requested()
             && self.worker.generation() == self.generation
             && self.looked.elapsed() < LOOK_IDLE
-            && !rings.any(|ring| ring.retired().is_some())
     }
 
     /// Follows the link and shows how things are.
     fn look(&mut self) {
         self.looked = Instant::now();
-        let mut changed = self.outputs.follow();
-        for feed in &mut self.feeds {
-            changed |= feed.take_changed();
-        }
+        let changed = self.outputs.follow() | self.intake.take_changed();
         if changed || self.shown.elapsed() >= SHOW {
             self.show();
         }
@@ -292,7 +180,12 @@ impl<'w> Transmit<'w> {
 
     fn show(&mut self) {
         self.shown = Instant::now();
-        let rings: Vec<_> = self.feeds.iter_mut().map(Feed::status).collect();
+        let rings: Vec<_> = self
+            .intake
+            .feeds_mut()
+            .iter_mut()
+            .map(Feed::status)
+            .collect();
         let outputs = self.outputs.list().iter();
         let mut reasons: Vec<String> = outputs.filter_map(Output::reason).collect();
         reasons.extend(
@@ -306,7 +199,8 @@ impl<'w> Transmit<'w> {
         } else {
             State::Waiting
         };
-        reasons.extend(Some(self.remark.clone()).filter(|remark| !remark.is_empty()));
+        let remark = Some(self.placement.remark()).filter(|remark| !remark.is_empty());
+        reasons.extend(remark.map(str::to_owned));
         self.worker.set_state(state, reasons.join("; "));
         let outputs = self.outputs.list().iter();
         let interfaces = outputs
@@ -323,24 +217,19 @@ impl<'w> Transmit<'w> {
         self.generation = generation;
         self.send_rest();
         self.edits = edits(&spec)?;
-        self.window = window(&spec);
+        self.intake.set_merge_window(spec.merge_window_us);
         if (spec.latency, &spec.scheduling) != (self.spec.latency, &self.spec.scheduling) {
-            (self.spin, self.remark) = (spin(&spec), schedule(&spec, &mut self.any));
+            self.placement
+                .apply(spec.latency(), spec.scheduling.as_ref());
         }
         if spec.rings != self.spec.rings {
-            let mut old = std::mem::take(&mut self.feeds);
-            for feed in feeds(&spec, self.worker.name()) {
-                let known = old.iter().position(|old| old.name() == feed.name());
-                self.feeds
-                    .push(known.map_or(feed, |at| old.swap_remove(at)));
-            }
-            old.iter_mut().for_each(Feed::detach);
+            self.intake
+                .set_rings(&spec.rings, &reader(self.worker), spec.start);
         }
         let way =
             |spec: &TransmitSpec| (spec.interfaces.clone(), spec.io.clone(), spec.qdisc_bypass);
         if way(&spec) != way(&self.spec) {
-            self.outputs =
-                Outputs::new(&spec).map_err(|e| format!("cannot watch interfaces: {e}"))?;
+            self.outputs = outputs(&spec)?;
         }
         self.spec = TransmitSpec::clone(&spec);
         self.show();
@@ -349,7 +238,7 @@ impl<'w> Transmit<'w> {
 
     /// Sends the frames at hand, whether or not an earlier one may come: they are out of their rings and must be accounted for.
     fn send_rest(&mut self) {
-        self.window = Duration::ZERO;
+        self.intake.hurry();
         while self.send() {}
     }
 
@@ -360,7 +249,7 @@ impl<'w> Transmit<'w> {
         while Instant::now() < end && self.turn() {}
         self.send_rest();
         if self.worker.deleting() {
-            self.feeds.iter_mut().for_each(Feed::detach);
+            self.intake.detach();
         }
     }
 }
@@ -369,51 +258,13 @@ fn edits(spec: &TransmitSpec) -> Result<Edits, String> {
     compile_edits(&spec.edits.clone().unwrap_or_default()).map_err(|e| e.to_string())
 }
 
-fn window(spec: &TransmitSpec) -> Duration {
-    match spec.merge_window_us {
-        0 => MERGE_WINDOW,
-        us => Duration::from_micros(us.into()),
-    }
+/// The name under which the rings know this transmit.
+fn reader(worker: &Worker<TransmitSpec, TransmitLive>) -> String {
+    format!("txd {}", worker.name())
 }
 
-/// How long to look for frames before a sleep: as long as it says; else, for low latency, unless that would keep a CPU from others.
-fn spin(spec: &TransmitSpec) -> Duration {
-    let asked = spec.scheduling.as_ref().map_or(0, |s| s.spin_us);
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    match asked {
-        0 if spec.latency() == v1::Latency::Low && cpus >= SPIN_CPUS => SPIN,
-        us => Duration::from_micros(us.into()),
-    }
-}
-
-/// Places the calling thread as the spec says. Returns what of it cannot be had; nothing is tried when nothing is asked for.
-fn schedule(spec: &TransmitSpec, any: &mut Option<Affinity>) -> String {
-    let wanted = spec.scheduling.clone().unwrap_or_default();
-    if any.is_none() && wanted.cpus.is_empty() && wanted.priority == 0 {
-        return String::new();
-    }
-    let placed = match any {
-        Some(any) => Ok(*any),
-        None => Affinity::of_thread(),
-    };
-    let placed = placed.and_then(|all| {
-        *any = Some(all);
-        place_thread(0, &wanted.cpus, &all, wanted.priority)
-    });
-    placed
-        .err()
-        .map_or(String::new(), |error| error.to_string())
-}
-
-fn feeds(spec: &TransmitSpec, name: &str) -> Vec<Feed> {
-    let start = match spec.start.and_then(|start| start.at) {
-        None | Some(At::Newest(_)) => Start::Newest,
-        Some(At::Oldest(_)) => Start::Oldest,
-        Some(At::Seq(seq)) => Start::Seq(seq),
-        Some(At::TimeNs(time)) => Start::Time(time),
-    };
-    spec.rings
-        .iter()
-        .map(|ring| Feed::new(ring, format!("txd {name}"), start))
-        .collect()
+fn outputs(spec: &TransmitSpec) -> Result<Outputs, String> {
+    let wanted = TransmitIo::from_spec(&spec.io).unwrap_or_default();
+    Outputs::new(&spec.interfaces, wanted, spec.qdisc_bypass)
+        .map_err(|error| format!("cannot watch interfaces: {error}"))
 }

@@ -1,22 +1,30 @@
-//! One ring of a transmit: found by name, read from where it was left, followed when it is replaced.
+//! One ring of a sender: found by name, read from where it was left, followed when it is replaced.
 
 use crate::merge::Lane;
-use crate::stats::TransmitLive;
 use fluxcap_proto::v1;
 use fluxcap_ring::{Batch, Consumer, Error, Frame, Outcome, Poll, RingDir, RingName, Start};
-use fluxcap_service::State;
+use fluxcap_service::{Counter, State};
 use std::time::{Duration, Instant};
 
 /// Bytes copied out of a ring at a time. A frame larger than that cannot be: the ring's longest frame is below 1 MiB.
 const BATCH_BYTES: usize = 1 << 20;
-/// Frames copied out of a ring at a time. What a killed txd leaves unknown (sent or not) is at most this much.
+/// Frames copied out of a ring at a time. What a killed sender leaves unknown (sent or not) is at most this much.
 const BATCH_FRAMES: usize = 512;
 /// Time between two looks for a ring that is missing.
 const RETRY: Duration = Duration::from_millis(50);
 
-/// A ring that a transmit reads, there or not.
+/// What came out of the rings of a sender; written by its thread.
+#[derive(Debug, Default)]
+pub struct FeedLive {
+    /// Frames taken out.
+    pub delivered: Counter,
+    /// Frames overwritten before the sender came to them.
+    pub lapped: Counter,
+}
+
+/// A ring that a sender reads, there or not.
 #[derive(Debug)]
-pub(crate) struct Feed {
+pub struct Feed {
     name: String,
     reader: String,
     /// Where to begin; once the ring was read, at the oldest frame of what takes its place.
@@ -55,7 +63,7 @@ impl Feed {
     }
 
     /// Name of the ring.
-    pub(crate) fn name(&self) -> &str {
+    pub fn name(&self) -> &str {
         &self.name
     }
 
@@ -65,7 +73,7 @@ impl Feed {
     }
 
     /// What is shown, with the figures of this moment.
-    pub(crate) fn status(&mut self) -> v1::TransmitRingStatus {
+    pub fn status(&mut self) -> v1::TransmitRingStatus {
         if let Some(ring) = &self.ring {
             let stats = ring.stats();
             self.status.lag_frames = stats.lag_frames + self.waiting() as u64;
@@ -76,7 +84,7 @@ impl Feed {
     }
 
     /// Whether frames are at hand.
-    pub(crate) fn has_frames(&self) -> bool {
+    pub fn has_frames(&self) -> bool {
         self.waiting() > 0
     }
 
@@ -85,12 +93,12 @@ impl Feed {
     }
 
     /// A frame of the batch at hand.
-    pub(crate) fn frame(&self, index: usize) -> Option<Frame<'_>> {
+    pub fn frame(&self, index: usize) -> Option<Frame<'_>> {
         self.batch.get(index)
     }
 
     /// Fetches the next frames when those at hand are dealt with. Opens the ring when that is due.
-    pub(crate) fn fetch(&mut self, rings: &RingDir, live: &TransmitLive) {
+    pub(crate) fn fetch(&mut self, rings: &RingDir, live: &FeedLive) {
         if self.has_frames() {
             return;
         }
@@ -123,12 +131,12 @@ impl Feed {
     }
 
     /// Takes note that the first `frames` frames at hand are dealt with.
-    pub(crate) fn finish(&mut self, frames: usize) {
+    pub fn finish(&mut self, frames: usize) {
         self.done = (self.done + frames).min(self.batch.len());
     }
 
     /// Adds to the ring's books what became of frames.
-    pub(crate) fn settle(&mut self, outcome: Outcome, frames: u64) {
+    pub fn settle(&mut self, outcome: Outcome, frames: u64) {
         if let Some(ring) = &mut self.ring {
             ring.add_outcome(outcome, frames);
         }
@@ -153,7 +161,7 @@ impl Feed {
                 self.ring = Some(ring);
             }
             Err(Error::NotFound { .. }) => {
-                // Should it come later, then all that is in it came while this transmit was there.
+                // Should it come later, then all that is in it came while this sender was there.
                 self.start = Start::Oldest;
                 let name = &self.name;
                 let advice =

@@ -1,7 +1,7 @@
-//! One interface that a transmit sends to: found by name, followed by its index, lost and found again.
+//! One interface that frames are sent to: found by name, followed by its index, lost and found again.
 
 use crate::choice::{self, Io};
-use crate::stats::InterfaceLive;
+use crate::outcome::OutcomeLive;
 use fluxcap_proto::v1;
 use fluxcap_ring::Outcome;
 use fluxcap_service::State;
@@ -15,7 +15,7 @@ const VLAN_TAG: usize = 4;
 
 /// An output, there or not.
 #[derive(Debug)]
-pub(crate) struct Output {
+pub struct Output {
     pub(crate) name: String,
     /// The interface, while there is one.
     pub(crate) link: Option<Link>,
@@ -29,7 +29,7 @@ pub(crate) struct Output {
     /// Whether a better way was not ready yet when this one was chosen.
     pub(crate) provisional: bool,
     /// Its counters.
-    pub(crate) live: Arc<InterfaceLive>,
+    pub live: Arc<OutcomeLive>,
 }
 
 impl Output {
@@ -54,7 +54,7 @@ impl Output {
     }
 
     /// The outcome that frames have while nothing can be sent; `None` when it can.
-    pub(crate) fn closed(&self) -> Option<Outcome> {
+    pub fn closed(&self) -> Option<Outcome> {
         match &self.link {
             None => Some(Outcome::NoInterface),
             Some(link) if !link.up => Some(Outcome::LinkDown),
@@ -65,7 +65,7 @@ impl Output {
     }
 
     /// Why nothing can be sent; `None` when it can.
-    pub(crate) fn reason(&self) -> Option<String> {
+    pub fn reason(&self) -> Option<String> {
         let name = &self.name;
         match &self.link {
             None => Some(format!("interface {name} does not exist")),
@@ -80,7 +80,7 @@ impl Output {
     }
 
     /// What is shown of it, without counters.
-    pub(crate) fn status(&self) -> v1::TransmitInterfaceStatus {
+    pub fn status(&self) -> v1::TransmitInterfaceStatus {
         let (ifindex, mtu) = self
             .link
             .as_ref()
@@ -104,7 +104,7 @@ impl Output {
 
     /// Longest frame that the interface takes, in bytes; one tag comes on top of the MTU. Without an interface, length is not
     /// what keeps a frame from being sent.
-    pub(crate) fn longest(&self, tagged: bool) -> usize {
+    pub fn longest(&self, tagged: bool) -> usize {
         let Some(link) = &self.link else {
             return usize::MAX;
         };

@@ -15,7 +15,7 @@ const RETRY_DOUBLINGS: u32 = 6;
 
 /// A way of sending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Io {
+pub enum Io {
     /// BPF live frames.
     Live,
     /// Clones by a BPF program for tc.
@@ -31,7 +31,7 @@ impl Io {
     const ALL: [Io; 4] = [Io::Live, Io::Tc, Io::AfXdp, Io::Sendmmsg];
 
     /// The word for it.
-    pub(crate) fn as_str(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Io::Live => "live",
             Io::Tc => "tc",
@@ -94,7 +94,7 @@ impl Backends {
         let (sender, receiver) = channel();
         let open_all = move || {
             for io in ios {
-                // Nobody waits any more when the transmit has ended.
+                // Nobody waits any more when the sender has ended.
                 let _ = sender.send((*io, open(*io)));
             }
         };

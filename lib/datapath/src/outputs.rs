@@ -1,18 +1,17 @@
-//! The interfaces of a transmit, and the transmitters that serve them.
+//! The interfaces of a sender, and the transmitters that serve them.
 
 use crate::choice::{self, Backends, Io, Memory};
 use crate::output::Output;
 use fluxcap_options::TransmitIo;
-use fluxcap_proto::v1::TransmitSpec;
 use fluxcap_socket::{Error, Fate, LinkEvent, LinkWatch, MAX_OUTPUTS, Outgoing, SendReport};
 use std::time::{Duration, Instant};
 
 /// Time between two attempts to open an output that is there but cannot be opened.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// All outputs of a transmit. The place of an output in the list is its bit in [`Outgoing::outputs`].
+/// All outputs of a sender. The place of an output in the list is its bit in [`Outgoing::outputs`].
 #[derive(Debug)]
-pub(crate) struct Outputs {
+pub struct Outputs {
     wanted: TransmitIo,
     links: LinkWatch,
     list: Vec<Output>,
@@ -23,23 +22,25 @@ pub(crate) struct Outputs {
 }
 
 impl Outputs {
-    /// Looks for the interfaces of the spec.
+    /// Looks for `interfaces`, the first [`MAX_OUTPUTS`] of them. `wanted` is the way asked for; `qdisc_bypass` is for packet sockets.
     ///
     /// # Errors
     /// When interfaces cannot be watched.
-    pub(crate) fn new(spec: &TransmitSpec) -> Result<Outputs, Error> {
-        let wanted = TransmitIo::from_spec(&spec.io).unwrap_or_default();
+    pub fn new(
+        interfaces: &[String],
+        wanted: TransmitIo,
+        qdisc_bypass: bool,
+    ) -> Result<Outputs, Error> {
         let mut outputs = Outputs {
             wanted,
             links: LinkWatch::open()?,
-            list: spec
-                .interfaces
+            list: interfaces
                 .iter()
                 .take(MAX_OUTPUTS)
                 .map(|name| Output::new(name))
                 .collect(),
-            memories: vec![Memory::default(); spec.interfaces.len().min(MAX_OUTPUTS)],
-            backends: Backends::new(wanted, spec.qdisc_bypass),
+            memories: vec![Memory::default(); interfaces.len().min(MAX_OUTPUTS)],
+            backends: Backends::new(wanted, qdisc_bypass),
             reports: Default::default(),
             tried: Instant::now(),
         };
@@ -47,20 +48,20 @@ impl Outputs {
         Ok(outputs)
     }
 
-    /// The outputs, in the order of the spec.
-    pub(crate) fn list(&self) -> &[Output] {
+    /// The outputs, in the order given.
+    pub fn list(&self) -> &[Output] {
         &self.list
     }
 
     /// What became of the frames of the last [`Outputs::send`], for each output.
-    pub(crate) fn reports(&self) -> &[SendReport] {
+    pub fn reports(&self) -> &[SendReport] {
         &self.reports
     }
 
     /// Sends frames to the outputs that they are for, each of which must be open. False when one of them turned out to be down or gone.
     ///
     /// An output that takes no live frames, or not any more, gets them in another way, unless they were asked for by name.
-    pub(crate) fn send(&mut self, frames: &mut [Outgoing<'_>]) -> bool {
+    pub fn send(&mut self, frames: &mut [Outgoing<'_>]) -> bool {
         for backend in self.backends.in_use() {
             backend.send(frames, &mut self.reports);
         }
@@ -108,7 +109,7 @@ impl Outputs {
     }
 
     /// Takes note of links that came, went or changed, and tries again what could not be opened. True when something changed.
-    pub(crate) fn follow(&mut self) -> bool {
+    pub fn follow(&mut self) -> bool {
         let (mut changed, mut lost_events) = (false, false);
         let list = &mut self.list;
         let drained = self.links.drain(|event| match event {

@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 /// A frame: index of its feed, index within the feed's batch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Pick {
+pub struct Pick {
     /// Which feed.
-    pub(crate) feed: usize,
+    pub feed: usize,
     /// Which frame of the feed's batch.
-    pub(crate) frame: usize,
+    pub frame: usize,
 }
 
 /// What the merge needs to know of a feed.
@@ -72,8 +72,8 @@ pub(crate) fn pick<L: Lane>(lanes: &[L], window: Duration, now: Now, picks: &mut
     picks.len()
 }
 
-/// Most rings of one transmit.
-pub(crate) const MAX_LANES: usize = 16;
+/// Most rings of one sender.
+pub const MAX_LANES: usize = 16;
 
 #[cfg(test)]
 mod tests {

@@ -1,0 +1,216 @@
+//! The rings of a sender, read together.
+
+use crate::feed::{Feed, FeedLive};
+use crate::merge::{MAX_LANES, Now, Pick, pick};
+use fluxcap_proto::v1::{self, start::At};
+use fluxcap_ring::{Consumer, Observer, RingDir, RingName, Start, wait_any};
+use fluxcap_service::{Refusal, realtime_ns};
+use std::time::{Duration, Instant};
+
+/// How long a frame is held back for an earlier one from another ring, unless the spec says otherwise.
+const MERGE_WINDOW: Duration = Duration::from_millis(2);
+/// Longest merge window that makes sense: a ring at full rate must hold it.
+const MAX_MERGE_WINDOW_US: u32 = 10_000_000;
+/// Longest sleep on the doorbell of a ring, which is not to be relied on for longer.
+const NAP: Duration = Duration::from_millis(10);
+
+/// The rings that a sender reads, merged by time.
+#[derive(Debug)]
+pub struct Intake {
+    feeds: Vec<Feed>,
+    window: Duration,
+}
+
+impl Intake {
+    /// Reads `rings` under the name `reader`, from `start` on.
+    pub fn new(
+        rings: &[String],
+        reader: &str,
+        start: Option<v1::Start>,
+        merge_window_us: u32,
+    ) -> Intake {
+        Intake {
+            feeds: feeds(rings, reader, start),
+            window: window(merge_window_us),
+        }
+    }
+
+    /// Reads these rings from now on. Those that were read before go on where they are, and the others' places are given back.
+    pub fn set_rings(&mut self, rings: &[String], reader: &str, start: Option<v1::Start>) {
+        let mut old = std::mem::take(&mut self.feeds);
+        for feed in feeds(rings, reader, start) {
+            let known = old.iter().position(|old| old.name() == feed.name());
+            self.feeds
+                .push(known.map_or(feed, |at| old.swap_remove(at)));
+        }
+        old.iter_mut().for_each(Feed::detach);
+    }
+
+    /// How long a frame is held back for an earlier one; 0 means the default.
+    pub fn set_merge_window(&mut self, merge_window_us: u32) {
+        self.window = window(merge_window_us);
+    }
+
+    /// Holds nothing back any more: what is at hand is out of its rings and must be accounted for.
+    pub fn hurry(&mut self) {
+        self.window = Duration::ZERO;
+    }
+
+    /// The rings, by the numbers that picks have.
+    pub fn feeds(&self) -> &[Feed] {
+        &self.feeds
+    }
+
+    /// The same, to settle and finish frames.
+    pub fn feeds_mut(&mut self) -> &mut [Feed] {
+        &mut self.feeds
+    }
+
+    /// Fetches from each ring of which nothing is at hand.
+    pub fn fetch(&mut self, rings: &RingDir, live: &FeedLive) {
+        for feed in &mut self.feeds {
+            feed.fetch(rings, live);
+        }
+    }
+
+    /// Which frames are due now, the earliest first; how many of `picks` were filled.
+    pub fn pick(&self, picks: &mut [Pick]) -> usize {
+        let now = Now {
+            realtime_ns: realtime_ns(),
+            monotonic: Instant::now(),
+        };
+        pick(&self.feeds, self.window, now, picks)
+    }
+
+    /// Waits until there may be something to do: looks at the rings for `spin`, because a sleep and the call that ends it take
+    /// longer than what can be expected to come soon; then sleeps until a ring rings, or a frame that is held back is due, or
+    /// it is time to look around. While there are frames to wait for and nothing else, it sleeps on as long as `idle` says so.
+    pub fn wait(&self, spin: Duration, idle: impl Fn() -> bool) {
+        if !self.spin(spin) {
+            self.sleep(idle);
+        }
+    }
+
+    /// False when nothing came.
+    fn spin(&self, time: Duration) -> bool {
+        if time.is_zero() {
+            return false;
+        }
+        let end = Instant::now() + time;
+        loop {
+            if self.rings().any(Consumer::is_ready) {
+                return true;
+            }
+            if Instant::now() >= end {
+                return false;
+            }
+            std::hint::spin_loop();
+        }
+    }
+
+    fn sleep(&self, idle: impl Fn() -> bool) {
+        let held_back = self.feeds.iter().any(Feed::has_frames);
+        let timeout = if held_back {
+            self.window.min(Duration::from_millis(1))
+        } else {
+            NAP
+        };
+        // A ring whose frames are held back has more of them, perhaps; only the others can end the wait.
+        let empty = self.feeds.iter().filter(|feed| !feed.has_frames());
+        let mut open = empty.filter_map(Feed::ring);
+        let Some(first) = open.next() else {
+            return std::thread::sleep(timeout);
+        };
+        let mut rings = [first; MAX_LANES];
+        let count = 1 + rings[1..]
+            .iter_mut()
+            .zip(open)
+            .map(|(slot, ring)| *slot = ring)
+            .count();
+        // Nothing to do but to look at the rings is not worth a turn.
+        let quiet = count == self.feeds.len();
+        let retired = || self.rings().any(|ring| ring.retired().is_some());
+        loop {
+            match wait_any(&rings[..count], timeout) {
+                Ok(false) if quiet && idle() && !retired() => {}
+                Ok(_) => return,
+                // The ring is broken: the next look at it says so.
+                Err(_) => return std::thread::sleep(timeout),
+            }
+        }
+    }
+
+    fn rings(&self) -> impl Iterator<Item = &Consumer> {
+        self.feeds.iter().filter_map(Feed::ring)
+    }
+
+    /// Whether the state of a ring has changed since the last call.
+    pub fn take_changed(&mut self) -> bool {
+        let changes = self.feeds.iter_mut().map(Feed::take_changed);
+        changes.fold(false, |any, changed| any | changed)
+    }
+
+    /// Leaves all rings for good.
+    pub fn detach(&mut self) {
+        self.feeds.iter_mut().for_each(Feed::detach);
+    }
+}
+
+fn feeds(rings: &[String], reader: &str, start: Option<v1::Start>) -> Vec<Feed> {
+    let start = match start.and_then(|start| start.at) {
+        None | Some(At::Newest(_)) => Start::Newest,
+        Some(At::Oldest(_)) => Start::Oldest,
+        Some(At::Seq(seq)) => Start::Seq(seq),
+        Some(At::TimeNs(time)) => Start::Time(time),
+    };
+    rings
+        .iter()
+        .map(|ring| Feed::new(ring, reader.to_owned(), start))
+        .collect()
+}
+
+fn window(us: u32) -> Duration {
+    match us {
+        0 => MERGE_WINDOW,
+        us => Duration::from_micros(us.into()),
+    }
+}
+
+/// Checks what a spec says about the rings of a sender.
+///
+/// # Errors
+/// No ring, or too many; a name that cannot be, or twice; a window beyond all reason.
+pub fn validate_intake(rings: &[String], merge_window_us: u32) -> Result<(), Refusal> {
+    if rings.is_empty() || rings.len() > MAX_LANES {
+        return Err(Refusal::invalid(
+            "rings",
+            format!("name 1 to {MAX_LANES} rings"),
+        ));
+    }
+    for (index, ring) in rings.iter().enumerate() {
+        RingName::parse(ring).map_err(|e| Refusal::invalid("rings", e.to_string()))?;
+        if rings[..index].contains(ring) {
+            return Err(Refusal::invalid("rings", format!("{ring} is named twice")));
+        }
+    }
+    if merge_window_us > MAX_MERGE_WINDOW_US {
+        return Err(Refusal::invalid("merge_window_us", "must be at most 10 s"));
+    }
+    Ok(())
+}
+
+/// One of `interfaces` that feeds one of `rings`: ring and interface. What is sent there could come back in, for ever.
+pub fn find_loop<'a>(
+    dir: &RingDir,
+    rings: &'a [String],
+    interfaces: &'a [String],
+) -> Option<(&'a str, &'a str)> {
+    rings.iter().find_map(|ring| {
+        // A ring that is not there yet has no sources; what it gets later is not checked again.
+        let observer = Observer::open(dir, &RingName::parse(ring).ok()?).ok()?;
+        let stats = observer.stats().ok()?;
+        let feeds = |name: &&String| stats.sources.iter().any(|source| source.name == **name);
+        let interface = interfaces.iter().find(feeds)?;
+        Some((ring.as_str(), interface.as_str()))
+    })
+}

@@ -1,0 +1,57 @@
+//! What the data paths that send rings have in common: where frames come from, which go first, and by which way they reach an
+//! interface.
+//!
+//! ```text
+//!   Intake            the rings of a sender, each a Feed: found by name, followed to its next epoch; merged by time
+//!     .fetch()        copies of the next frames, vouched for by the ring
+//!     .pick()         which of them go out now
+//!     .finish()       they are dealt with; .settle() says under which outcome
+//!     .wait()         looks for more, then sleeps on the doorbells
+//!   Outputs           interfaces by name, lost and found again, and for each the best way of `fluxcap-socket` that it takes
+//!     .send()         one burst, a report for each interface
+//!   Outcomes          what a burst came to; OutcomeLive adds it up for those who look on
+//!   Placement         CPUs, priority and patience of the thread
+//! ```
+//!
+//! What lies between, a sender has for itself: txd edits and copies frames to all of its interfaces, tunneld puts them into
+//! packets. The loop is theirs too.
+//!
+//! Invariants:
+//! * A frame that was fetched is settled under one outcome, by the caller; what is still at hand when a sender ends is for it to send.
+//! * At each interface frames leave in the order given, also across a change of the way.
+//! * Nothing here allocates, locks or logs for each frame.
+//!
+//! Deliberately absent: frames' contents, specs of workers, gRPC.
+
+mod choice;
+mod feed;
+mod intake;
+mod merge;
+mod outcome;
+mod output;
+mod outputs;
+mod placement;
+mod recycle;
+
+pub use choice::Io;
+pub use feed::{Feed, FeedLive};
+pub use intake::{Intake, find_loop, validate_intake};
+pub use merge::{MAX_LANES, Pick};
+pub use outcome::{OutcomeLive, Outcomes, outcome_of};
+pub use output::Output;
+pub use outputs::Outputs;
+pub use placement::Placement;
+pub use recycle::recycle;
+
+use std::time::Duration;
+
+/// Frames sent at a time.
+pub const BURST: usize = 512;
+/// Time between two looks at the interfaces while frames go out: not every loss of a link shows in a send.
+pub const LOOK_BUSY: Duration = Duration::from_millis(20);
+/// The same while there is nothing to send.
+pub const LOOK_IDLE: Duration = Duration::from_millis(100);
+/// Time between two updates of what is shown, when nothing special happens.
+pub const SHOW: Duration = Duration::from_millis(200);
+/// How long a sender that ends still sends what the rings hold.
+pub const DRAIN: Duration = Duration::from_millis(500);

@@ -1,0 +1,72 @@
+//! Where, how urgently and how patiently the thread of a sender runs.
+
+use fluxcap_proto::v1::{Latency, Scheduling};
+use fluxcap_socket::{Affinity, place_thread};
+use std::time::Duration;
+
+/// With low latency: how long to look for frames before a sleep, which costs as much and more on each side.
+const SPIN: Duration = Duration::from_micros(50);
+/// CPUs from which on somebody can be spared for that.
+const SPIN_CPUS: usize = 4;
+
+/// What the calling thread was given of what its spec asks for.
+#[derive(Debug, Default)]
+pub struct Placement {
+    spin: Duration,
+    /// The CPUs that the thread could use before it was given some.
+    any: Option<Affinity>,
+    remark: String,
+}
+
+impl Placement {
+    /// Places the calling thread as a spec says.
+    pub fn new(latency: Latency, scheduling: Option<&Scheduling>) -> Placement {
+        let mut placement = Placement::default();
+        placement.apply(latency, scheduling);
+        placement
+    }
+
+    /// Places the calling thread, which must be the one of [`Placement::new`], as another spec says.
+    pub fn apply(&mut self, latency: Latency, scheduling: Option<&Scheduling>) {
+        let wanted = scheduling.cloned().unwrap_or_default();
+        self.spin = spin(latency, wanted.spin_us);
+        self.remark = self.schedule(&wanted);
+    }
+
+    /// How long to look for frames before a sleep.
+    pub fn spin(&self) -> Duration {
+        self.spin
+    }
+
+    /// What of the scheduling that was asked for cannot be had; often nothing.
+    pub fn remark(&self) -> &str {
+        &self.remark
+    }
+
+    /// Nothing is tried when nothing is asked for.
+    fn schedule(&mut self, wanted: &Scheduling) -> String {
+        if self.any.is_none() && wanted.cpus.is_empty() && wanted.priority == 0 {
+            return String::new();
+        }
+        let placed = match self.any {
+            Some(any) => Ok(any),
+            None => Affinity::of_thread(),
+        };
+        let placed = placed.and_then(|all| {
+            self.any = Some(all);
+            place_thread(0, &wanted.cpus, &all, wanted.priority)
+        });
+        placed
+            .err()
+            .map_or(String::new(), |error| error.to_string())
+    }
+}
+
+/// As long as the spec says; else, for low latency, unless that would keep a CPU from others.
+fn spin(latency: Latency, asked_us: u32) -> Duration {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    match asked_us {
+        0 if latency == Latency::Low && cpus >= SPIN_CPUS => SPIN,
+        us => Duration::from_micros(us.into()),
+    }
+}
