@@ -68,6 +68,6 @@ pub fn outcome_of(fate: Fate) -> Outcome {
         Fate::Malformed => Outcome::Malformed,
         Fate::LinkDown => Outcome::LinkDown,
         Fate::NoInterface => Outcome::NoInterface,
-        Fate::Unreachable | Fate::Other => Outcome::Refused,
+        Fate::Unreachable | Fate::NoRoute | Fate::Denied | Fate::Other => Outcome::Refused,
     }
 }

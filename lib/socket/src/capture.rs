@@ -245,27 +245,14 @@ impl PacketCapture {
                 result => result.map_err(failed),
             };
         };
-        let mut program: Vec<libc::sock_filter> =
-            filter.iter().copied().map(SockFilter::to_c).collect();
-        let len = u16::try_from(program.len()).unwrap_or(u16::MAX);
-        if len == 0 || len > 4096 {
+        if filter.is_empty() || filter.len() > 4096 {
             return Err(Error::Option {
                 option: "length of the socket filter",
-                value: program.len() as u64,
+                value: filter.len() as u64,
                 advice: "the kernel takes 1 to 4096 instructions",
             });
         }
-        let program = libc::sock_fprog {
-            len,
-            filter: program.as_mut_ptr(),
-        };
-        sys::set_option(
-            self.as_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_FILTER,
-            &program,
-        )
-        .map_err(failed)
+        SockFilter::attach(filter, self.as_fd()).map_err(failed)
     }
 
     /// The pending error of the socket, if there is one; clears it.
@@ -290,6 +277,26 @@ impl AsRawFd for PacketCapture {
 }
 
 impl SockFilter {
+    /// The program that accepts nothing.
+    pub(crate) const NOTHING: [SockFilter; 1] = [SockFilter {
+        code: 0x06, // BPF_RET | BPF_K
+        jt: 0,
+        jf: 0,
+        k: 0,
+    }];
+
+    /// Has a socket of any kind receive only what the program accepts.
+    pub(crate) fn attach(program: &[SockFilter], fd: BorrowedFd<'_>) -> io::Result<()> {
+        let mut program: Vec<libc::sock_filter> =
+            program.iter().copied().map(SockFilter::to_c).collect();
+        let program = libc::sock_fprog {
+            len: u16::try_from(program.len())
+                .map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?,
+            filter: program.as_mut_ptr(),
+        };
+        sys::set_option(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
+    }
+
     fn to_c(self) -> libc::sock_filter {
         libc::sock_filter {
             code: self.code,

@@ -59,6 +59,18 @@ pub enum Error {
         /// The interface.
         ifindex: u32,
     },
+    /// The address is none of this host's.
+    #[error("address {address} is not configured on this host")]
+    NoAddress {
+        /// The address.
+        address: std::net::IpAddr,
+    },
+    /// Somebody else receives on this port.
+    #[error("UDP port {port} is in use by another socket or tunnel interface of this host")]
+    PortInUse {
+        /// The port.
+        port: u16,
+    },
     /// The kernel's answer is not what rtnetlink(7) says.
     #[error("unexpected netlink answer to {operation}: {detail}")]
     Netlink {

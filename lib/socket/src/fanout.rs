@@ -12,14 +12,6 @@ const FLAG_UNIQUEID: u32 = 0x2000;
 /// What PACKET_IGNORE_OUTGOING says is said by the group, Linux 5.18.
 const FLAG_IGNORE_OUTGOING: u32 = 0x4000;
 
-/// Accepts no frame.
-const NOTHING: [SockFilter; 1] = [SockFilter {
-    code: 0x06, // BPF_RET | BPF_K
-    jt: 0,
-    jf: 0,
-    k: 0,
-}];
-
 impl PacketCapture {
     /// Opens `count` captures of the interface that share its frames: all frames of a flow, of both directions, come by the same one.
     /// Each has a buffer of the size given: blocks are handed over each millisecond, however few frames are in them, so it is a
@@ -37,7 +29,7 @@ impl PacketCapture {
         }
         // Until all of them are in the group, each would get all frames.
         let closed = CaptureOptions {
-            filter: Some(NOTHING.to_vec()),
+            filter: Some(SockFilter::NOTHING.to_vec()),
             ..options.clone()
         };
         let mut group = None;

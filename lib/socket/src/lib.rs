@@ -9,6 +9,11 @@
 //!     Tc           clones by a BPF program for traffic control, every driver
 //!     Xsk          AF_XDP sockets, for drivers that send without copies
 //!     Sendmmsg     packet sockets, works everywhere
+//!     RawIp        whole IP packets, for which the kernel finds the way; no Transmitter, but counts like one
+//!   TunnelReceiver batches of datagrams of a tunnel, behind the outer headers: UDP or raw IP sockets
+//!   Route, Neighbour  which way the host takes to an address, and who is next on it (rtnetlink)
+//!   IcmpWatch      what routers and receivers say about packets that did not arrive
+//!   NetCounters    what the kernel has thrown away before a socket saw it
 //!   LinkWatch      which interfaces exist, and what becomes of them (rtnetlink)
 //!   offloads()     what the driver does to frames before a capture sees them (ethtool)
 //!   place_thread() CPU and priority of a thread
@@ -22,7 +27,7 @@
 //! * Lengths and offsets in shared blocks and in netlink messages are checked before use, in every
 //!   build: a wrong one ends the block or the message, never the process.
 //! * After every [`Transmitter::send`] each frame of the call is counted exactly once, whatever happened.
-//! * Receiving a block allocates nothing; nor does sending a burst, once its report has grown to hold the
+//! * Receiving a block or a batch allocates nothing; nor does sending a burst, once its report has grown to hold the
 //!   refusals of one.
 //!
 //! Deliberately absent: VLAN logic, rings, threads, retries over seconds. Whoever owns the loop decides.
@@ -40,6 +45,7 @@
     )
 )]
 
+mod address;
 mod anchor;
 mod area;
 mod block;
@@ -47,32 +53,45 @@ mod bpf;
 mod capture;
 mod error;
 mod fanout;
+mod icmp;
 mod link;
 mod link_watch;
 mod live;
 mod mapping;
+mod mmsg;
+mod neighbour;
+mod net_counters;
 mod netlink;
 mod offloads;
 mod poll;
+mod raw_ip;
 mod receive;
+mod route;
 mod sendmmsg;
 mod sys;
 mod tc;
 mod thread;
 mod transmit;
+mod tunnel;
 mod xsk;
 
 pub use block::{Block, Packet, Packets};
 pub use capture::{CaptureOptions, CaptureStatistics, PacketCapture, SockFilter};
 pub use error::Error;
+pub use icmp::{IcmpEvent, IcmpReason, IcmpWatch};
 pub use link::Link;
 pub use link_watch::{LinkEvent, LinkWatch};
 pub use live::Live;
+pub use neighbour::{Neighbour, NeighbourState};
+pub use net_counters::NetCounters;
 pub use offloads::{Offloads, offloads};
 pub use poll::{MAX_POLL, Ready, poll};
+pub use raw_ip::RawIp;
 pub use receive::{Received, ReceivedPackets, Receiver};
+pub use route::{Route, RouteKind};
 pub use sendmmsg::Sendmmsg;
 pub use tc::Tc;
 pub use thread::{Affinity, pin_thread, place_thread, set_thread_priority};
 pub use transmit::{Fate, MAX_OUTPUTS, Outgoing, SendReport, Transmitter};
+pub use tunnel::{Datagram, Datagrams, Transport, TunnelOptions, TunnelReceiver};
 pub use xsk::{XdpBurst, XdpCapture, XdpPackets, Xsk};

@@ -2,17 +2,14 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::time::{Duration, Instant};
 
-use crate::netlink::{Message, Wanted, link_request, messages};
-use crate::{Error, Link, poll, sys};
+use crate::netlink::{
+    self, BUFFER_BYTES, KERNEL, Message, Requests, Wanted, link_request, messages,
+};
+use crate::{Error, Link, sys};
 
-/// The kernel cuts dumps into datagrams of at most 32 KiB.
-const BUFFER_BYTES: usize = 64 << 10;
 /// Room for the events of a burst of changes, so that it need not be followed by a new dump.
 const EVENT_BUFFER: libc::c_int = 1 << 20;
-/// An answer of the kernel takes microseconds; this bounds what a broken one can cost.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Attempts at a dump that changes keep interrupting.
 const DUMP_ATTEMPTS: usize = 8;
 
@@ -36,8 +33,7 @@ pub enum LinkEvent {
 #[derive(Debug)]
 pub struct LinkWatch {
     events: OwnedFd,
-    requests: OwnedFd,
-    sequence: u32,
+    requests: Requests,
     buffer: Box<[u8]>,
 }
 
@@ -48,8 +44,8 @@ impl LinkWatch {
     /// [`Error::System`] if the system refuses a netlink socket.
     pub fn open() -> Result<LinkWatch, Error> {
         let failed = |source| Error::system("watch network interfaces", source);
-        let requests = netlink_socket(0).map_err(failed)?;
-        let events = netlink_socket(libc::RTMGRP_LINK).map_err(failed)?;
+        let requests = Requests::open().map_err(failed)?;
+        let events = netlink::socket(libc::RTMGRP_LINK).map_err(failed)?;
         // Beyond the limit of the host when the capability allows it, else as near as it lets us.
         let set = |name| sys::set_option(events.as_fd(), libc::SOL_SOCKET, name, &EVENT_BUFFER);
         set(libc::SO_RCVBUFFORCE)
@@ -58,7 +54,6 @@ impl LinkWatch {
         Ok(LinkWatch {
             events,
             requests,
-            sequence: 0,
             buffer: vec![0; BUFFER_BYTES].into(),
         })
     }
@@ -134,48 +129,16 @@ impl LinkWatch {
 
     /// Asks for links: those found, and whether changes disturbed the answer.
     fn request(&mut self, wanted: Wanted<'_>) -> Result<(Vec<Link>, bool), Error> {
-        self.sequence = self.sequence.wrapping_add(1);
-        let mut answer = Answer::default();
-        let Some(request) = link_request(self.sequence, wanted) else {
-            return Ok((answer.links, false));
-        };
-        sys::send(self.requests.as_fd(), &request).map_err(|e| Error::system(LIST, e))?;
-        let deadline = Instant::now() + ANSWER_TIMEOUT;
         let dump = matches!(wanted, Wanted::All);
-        while !answer.complete {
-            let length = self.receive_answer(deadline)?;
-            let datagram = self.buffer.get(..length).ok_or(Error::Netlink {
-                operation: LIST,
-                detail: "a message is larger than 64 KiB",
+        let (mut links, mut disturbed) = (Vec::new(), false);
+        // A name that no interface can have is the name of none.
+        if let Some(request) = link_request(wanted) {
+            self.requests.ask(LIST, request, |message, interrupted| {
+                disturbed |= interrupted;
+                take(&mut links, message, dump)
             })?;
-            for (sequence, interrupted, message) in messages(datagram) {
-                // Others belong to a request that was given up.
-                if sequence == self.sequence {
-                    answer.interrupted |= interrupted;
-                    answer.take(&message, dump)?;
-                }
-            }
         }
-        Ok((answer.links, answer.interrupted))
-    }
-
-    /// Waits for the next datagram of the kernel.
-    fn receive_answer(&mut self, deadline: Instant) -> Result<usize, Error> {
-        loop {
-            match sys::receive_netlink(self.requests.as_fd(), &mut self.buffer) {
-                Ok((length, KERNEL)) => return Ok(length),
-                Ok(_) => continue,
-                Err(error) => match error.raw_os_error() {
-                    Some(libc::EAGAIN | libc::EINTR) => {}
-                    _ => return Err(Error::system(LIST, error)),
-                },
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(Error::system(LIST, io::ErrorKind::TimedOut.into()));
-            }
-            poll(&[self.requests.as_fd()], left)?;
-        }
+        Ok((links, disturbed))
     }
 }
 
@@ -191,29 +154,17 @@ impl AsRawFd for LinkWatch {
     }
 }
 
-#[derive(Debug, Default)]
-struct Answer {
-    links: Vec<Link>,
-    interrupted: bool,
-    complete: bool,
-}
-
-impl Answer {
-    fn take(&mut self, message: &Message<'_>, dump: bool) -> Result<(), Error> {
-        match message {
-            Message::NewLink(payload) => {
-                self.links.extend(Link::parse(payload));
-                // A single link comes without an end mark.
-                self.complete |= !dump;
-            }
-            Message::Done | Message::Error(0) => self.complete = true,
-            Message::Error(libc::ENODEV) => self.complete = true,
-            Message::Error(code) => {
-                return Err(Error::system(LIST, io::Error::from_raw_os_error(*code)));
-            }
-            Message::DelLink(_) | Message::Other => {}
+/// Takes a message of the answer; says whether the answer is complete.
+fn take(links: &mut Vec<Link>, message: &Message<'_>, dump: bool) -> Result<bool, Error> {
+    match message {
+        Message::NewLink(payload) => {
+            links.extend(Link::parse(payload));
+            // A single link comes without an end mark.
+            Ok(!dump)
         }
-        Ok(())
+        Message::Done | Message::Error(0 | libc::ENODEV) => Ok(true),
+        Message::Error(code) => Err(Error::system(LIST, io::Error::from_raw_os_error(*code))),
+        _ => Ok(false),
     }
 }
 
@@ -224,20 +175,8 @@ fn event(message: &Message<'_>) -> Option<LinkEvent> {
             index: link.index,
             name: link.name,
         }),
-        Message::Done | Message::Error(_) | Message::Other => None,
+        _ => None,
     }
 }
 
 const LIST: &str = "list network interfaces";
-/// The netlink port of the kernel.
-const KERNEL: u32 = 0;
-
-fn netlink_socket(groups: i32) -> io::Result<OwnedFd> {
-    let socket = sys::socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE)?;
-    // SAFETY: sockaddr_nl is integers, all of which may be zero (its padding is private).
-    let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
-    address.nl_family = u16::try_from(libc::AF_NETLINK).unwrap_or_default();
-    address.nl_groups = u32::try_from(groups).unwrap_or_default();
-    sys::bind(socket.as_fd(), &address)?;
-    Ok(socket)
-}

@@ -1,11 +1,25 @@
 //! Requests to rtnetlink and the frame of its answers.
 
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer};
+
+use crate::{Error, poll, sys};
 
 /// `struct nlmsghdr`.
 const HEADER_LEN: usize = 16;
 /// `struct ifinfomsg`.
 const IFINFO_LEN: usize = 16;
+
+/// The kernel cuts dumps into datagrams of at most 32 KiB.
+pub(crate) const BUFFER_BYTES: usize = 64 << 10;
+/// An answer of the kernel takes microseconds; this bounds what a broken one can cost.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// The netlink port of the kernel.
+pub(crate) const KERNEL: u32 = 0;
 
 /// Which interfaces to ask for.
 #[derive(Debug, Clone, Copy)]
@@ -22,6 +36,10 @@ pub(crate) enum Message<'a> {
     NewLink(&'a [u8]),
     /// RTM_DELLINK and its payload.
     DelLink(&'a [u8]),
+    /// RTM_NEWROUTE and its payload.
+    NewRoute(&'a [u8]),
+    /// RTM_NEWNEIGH and its payload.
+    NewNeighbour(&'a [u8]),
     /// The end of a dump.
     Done,
     /// An errno, positive; 0 is a confirmation.
@@ -30,8 +48,89 @@ pub(crate) enum Message<'a> {
     Other,
 }
 
+/// A socket for requests, which the kernel answers at once.
+#[derive(Debug)]
+pub(crate) struct Requests {
+    socket: OwnedFd,
+    sequence: u32,
+    buffer: Box<[u8]>,
+}
+
+impl Requests {
+    pub(crate) fn open() -> io::Result<Requests> {
+        Ok(Requests {
+            socket: socket(0)?,
+            sequence: 0,
+            buffer: vec![0; BUFFER_BYTES].into(),
+        })
+    }
+
+    /// Sends a request and hands the messages of the answer to `take` until that says that the answer is complete. The flag
+    /// beside a message says that a change has interrupted the dump which it is part of.
+    pub(crate) fn ask(
+        &mut self,
+        operation: &'static str,
+        mut request: Vec<u8>,
+        mut take: impl FnMut(&Message<'_>, bool) -> Result<bool, Error>,
+    ) -> Result<(), Error> {
+        self.sequence = self.sequence.wrapping_add(1);
+        if let Some(field) = request.get_mut(SEQUENCE_AT..SEQUENCE_AT + 4) {
+            field.copy_from_slice(&self.sequence.to_ne_bytes());
+        }
+        sys::send(self.socket.as_fd(), &request).map_err(|e| Error::system(operation, e))?;
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        loop {
+            let length = self.receive(operation, deadline)?;
+            let datagram = self.buffer.get(..length).ok_or(Error::Netlink {
+                operation,
+                detail: "a message is larger than 64 KiB",
+            })?;
+            let mut complete = false;
+            for (sequence, interrupted, message) in messages(datagram) {
+                // Others belong to a request that was given up.
+                if sequence == self.sequence {
+                    complete |= take(&message, interrupted)?;
+                }
+            }
+            if complete {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits for the next datagram of the kernel.
+    fn receive(&mut self, operation: &'static str, deadline: Instant) -> Result<usize, Error> {
+        loop {
+            match sys::receive_netlink(self.socket.as_fd(), &mut self.buffer) {
+                Ok((length, KERNEL)) => return Ok(length),
+                Ok(_) => continue,
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EAGAIN | libc::EINTR) => {}
+                    _ => return Err(Error::system(operation, error)),
+                },
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Error::system(operation, io::ErrorKind::TimedOut.into()));
+            }
+            poll(&[self.socket.as_fd()], left)?;
+        }
+    }
+}
+
+/// A socket that gets the messages of these groups (RTMGRP_*).
+pub(crate) fn socket(groups: i32) -> io::Result<OwnedFd> {
+    let socket = sys::socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE)?;
+    // SAFETY: sockaddr_nl is integers, all of which may be zero (its padding is private).
+    let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
+    address.nl_family = u16::try_from(libc::AF_NETLINK).unwrap_or_default();
+    address.nl_groups = u32::try_from(groups).unwrap_or_default();
+    sys::bind(socket.as_fd(), &address)?;
+    Ok(socket)
+}
+
 /// An RTM_GETLINK request. `None`: a name that no interface can have.
-pub(crate) fn link_request(sequence: u32, wanted: Wanted<'_>) -> Option<Vec<u8>> {
+pub(crate) fn link_request(wanted: Wanted<'_>) -> Option<Vec<u8>> {
     let (flags, index) = match wanted {
         Wanted::All => (NLM_F_REQUEST | NLM_F_DUMP, 0),
         Wanted::Index(index) => (NLM_F_REQUEST, index),
@@ -42,15 +141,61 @@ pub(crate) fn link_request(sequence: u32, wanted: Wanted<'_>) -> Option<Vec<u8>>
     if let Wanted::Name(name) = wanted {
         append_name(&mut body, name)?;
     }
-    let length = u32::try_from(HEADER_LEN + body.len()).ok()?;
+    Some(request(libc::RTM_GETLINK, flags, &body))
+}
+
+/// A request with this body; [`Requests::ask`] gives it its number.
+pub(crate) fn request(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(HEADER_LEN + body.len()).unwrap_or(u32::MAX);
     let mut message = Vec::with_capacity(HEADER_LEN + body.len());
     message.extend(length.to_ne_bytes());
-    message.extend(libc::RTM_GETLINK.to_ne_bytes());
+    message.extend(kind.to_ne_bytes());
     message.extend(flags.to_ne_bytes());
-    message.extend(sequence.to_ne_bytes());
-    message.extend(0u32.to_ne_bytes());
+    message.extend([0; 8]);
     message.extend(body);
-    Some(message)
+    message
+}
+
+/// Where a request has its number (`nlmsg_seq`).
+const SEQUENCE_AT: usize = 8;
+
+/// Appends an attribute (`struct rtattr`) to the body of a request.
+pub(crate) fn append_attribute(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
+    body.extend(length.to_ne_bytes());
+    body.extend(kind.to_ne_bytes());
+    body.extend(value);
+    body.resize(body.len().next_multiple_of(4), 0);
+}
+
+/// Appends an attribute that holds an IP address.
+pub(crate) fn append_address(body: &mut Vec<u8>, kind: u16, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => append_attribute(body, kind, &address.octets()),
+        IpAddr::V6(address) => append_attribute(body, kind, &address.octets()),
+    }
+}
+
+/// The IP address in an attribute, of the version that its length says.
+pub(crate) fn address(value: &[u8]) -> Option<IpAddr> {
+    if let Ok(octets) = <[u8; 4]>::try_from(value) {
+        return Some(octets.into());
+    }
+    <[u8; 16]>::try_from(value).ok().map(IpAddr::from)
+}
+
+/// The native-endian u32 in an attribute.
+pub(crate) fn word(value: &[u8]) -> Option<u32> {
+    value.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
+}
+
+/// The address family of an IP address, as it lies in the first byte of a body.
+pub(crate) fn family(address: IpAddr) -> u8 {
+    let family = match address {
+        IpAddr::V4(_) => libc::AF_INET,
+        IpAddr::V6(_) => libc::AF_INET6,
+    };
+    u8::try_from(family).unwrap_or_default()
 }
 
 /// The kernel looks up both kinds of names in both attributes, but checks the length of each.
@@ -64,12 +209,9 @@ fn append_name(body: &mut Vec<u8>, name: &str) -> Option<()> {
     } else {
         libc::IFLA_ALT_IFNAME
     };
-    let length = u16::try_from(4 + name.len() + 1).ok()?;
-    body.extend(length.to_ne_bytes());
-    body.extend(kind.to_ne_bytes());
-    body.extend(name.as_bytes());
-    body.push(0);
-    body.resize(body.len().next_multiple_of(4), 0);
+    let mut text = name.as_bytes().to_vec();
+    text.push(0);
+    append_attribute(body, kind, &text);
     Some(())
 }
 
@@ -94,6 +236,8 @@ fn classify<'a>(message: &NetlinkBuffer<&'a [u8]>) -> Message<'a> {
     match message.message_type() {
         libc::RTM_NEWLINK => Message::NewLink(payload),
         libc::RTM_DELLINK => Message::DelLink(payload),
+        libc::RTM_NEWROUTE => Message::NewRoute(payload),
+        libc::RTM_NEWNEIGH => Message::NewNeighbour(payload),
         NLMSG_DONE => Message::Done,
         NLMSG_ERROR => {
             let code = payload.first_chunk().map_or(0, |b| i32::from_ne_bytes(*b));

@@ -13,6 +13,11 @@ pub(crate) const fn size_of_c<T>() -> libc::socklen_t {
     size_of::<T>() as libc::socklen_t
 }
 
+/// The same of a value.
+pub(crate) const fn size_of_c_value<T>(_: &T) -> libc::socklen_t {
+    size_of_c::<T>()
+}
+
 /// Turns the -1 of a system call into its error.
 pub(crate) fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 {
@@ -143,6 +148,12 @@ pub(crate) fn bind<T: Copy>(fd: BorrowedFd<'_>, address: &T) -> io::Result<()> {
     check(result).map(drop)
 }
 
+/// Has a socket send and receive through one interface only (SO_BINDTOIFINDEX, Linux 5.1).
+pub(crate) fn bind_to_device(fd: BorrowedFd<'_>, ifindex: u32) -> io::Result<()> {
+    let index = i32::try_from(ifindex).map_err(|_| io::Error::from_raw_os_error(libc::ENODEV))?;
+    set_option(fd, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX, &index)
+}
+
 /// The pending error of a socket, which this clears.
 pub(crate) fn take_error(fd: BorrowedFd<'_>) -> Option<io::Error> {
     match get_option(fd, libc::SOL_SOCKET, libc::SO_ERROR, 0) {
@@ -172,6 +183,28 @@ pub(crate) fn receive_netlink(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Resu
     // SAFETY: zeroed at first, and a sockaddr_nl of integers is valid with any bytes.
     let address = unsafe { address.assume_init() };
     Ok((count, address.nl_pid))
+}
+
+/// recvfrom(2) on an IP socket: bytes in the buffer, and the sender.
+pub(crate) fn receive_from(
+    fd: BorrowedFd<'_>,
+    buffer: &mut [u8],
+) -> io::Result<(usize, libc::sockaddr_in6)> {
+    let mut sender = crate::address::ANY;
+    let mut length = size_of_c_value(&sender);
+    // SAFETY: buffer and sender are valid for writes of the lengths given; a sockaddr_in6 of integers is valid with any bytes.
+    let count = unsafe {
+        libc::recvfrom(
+            fd.as_raw_fd(),
+            buffer.as_mut_ptr().cast(),
+            buffer.len(),
+            libc::MSG_DONTWAIT,
+            std::ptr::from_mut(&mut sender).cast(),
+            &mut length,
+        )
+    };
+    let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
+    Ok((count, sender))
 }
 
 /// send(2) of one message.
@@ -265,6 +298,22 @@ pub(crate) fn join_promiscuous(fd: BorrowedFd<'_>, ifindex: u32) -> io::Result<(
 pub(crate) fn set_send_buffer(fd: BorrowedFd<'_>, bytes: libc::c_int) -> io::Result<()> {
     set_option(fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &bytes)
         .or_else(|_| set_option(fd, libc::SOL_SOCKET, libc::SO_SNDBUF, &bytes))
+}
+
+/// Memory for datagrams that wait to be read, beyond the host's limit when the capability allows it; the bytes that it became. The
+/// kernel counts its own overhead in, and doubles what is asked for.
+pub(crate) fn set_receive_buffer(fd: BorrowedFd<'_>, bytes: libc::c_int) -> io::Result<u64> {
+    set_option(fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &bytes)
+        .or_else(|_| set_option(fd, libc::SOL_SOCKET, libc::SO_RCVBUF, &bytes))?;
+    let got: libc::c_int = get_option(fd, libc::SOL_SOCKET, libc::SO_RCVBUF, 0)?;
+    Ok(u64::try_from(got).unwrap_or(0))
+}
+
+/// Datagrams that a socket has dropped since it was opened, modulo 2^32 (SO_MEMINFO).
+pub(crate) fn socket_drops(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    const FIELDS: usize = 9;
+    let memory = get_option(fd, libc::SOL_SOCKET, libc::SO_MEMINFO, [0_u32; FIELDS])?;
+    Ok(memory[FIELDS - 1])
 }
 
 /// Bytes of a memory page.

@@ -102,6 +102,10 @@ pub enum Fate {
     /// This way of sending does not reach the interface, or not any more. The frame did not leave, and neither did a later one,
     /// so that all of them can be sent in another way without loss, in order.
     Unreachable,
+    /// There is no way to the destination (ENETUNREACH, EHOSTUNREACH).
+    NoRoute,
+    /// The host's firewall or policy does not let it out (EPERM, EACCES).
+    Denied,
     /// Refused for another reason.
     Other,
 }
@@ -114,6 +118,8 @@ impl Fate {
             libc::EINVAL => Fate::Malformed,
             libc::ENETDOWN => Fate::LinkDown,
             libc::ENXIO | libc::ENODEV => Fate::NoInterface,
+            libc::ENETUNREACH | libc::EHOSTUNREACH => Fate::NoRoute,
+            libc::EPERM | libc::EACCES => Fate::Denied,
             _ => Fate::Other,
         }
     }
@@ -138,6 +144,10 @@ pub struct SendReport {
     pub no_interface: u64,
     /// Not sent, because this way of sending does not reach the interface: see [`Fate::Unreachable`].
     pub unreachable: u64,
+    /// There is no way to the destination (ENETUNREACH, EHOSTUNREACH).
+    pub no_route: u64,
+    /// The host's firewall or policy does not let it out (EPERM, EACCES).
+    pub denied: u64,
     /// Refused for another reason.
     pub other: u64,
     /// The errno of the last frame in `other`; 0 if there was none.
@@ -162,6 +172,8 @@ impl SendReport {
             + self.link_down
             + self.no_interface
             + self.unreachable
+            + self.no_route
+            + self.denied
             + self.other
     }
 
@@ -212,6 +224,8 @@ impl SendReport {
             Fate::LinkDown => &mut self.link_down,
             Fate::NoInterface => &mut self.no_interface,
             Fate::Unreachable => &mut self.unreachable,
+            Fate::NoRoute => &mut self.no_route,
+            Fate::Denied => &mut self.denied,
             Fate::Sent | Fate::Other => &mut self.other,
         };
         *counter += 1;
@@ -233,6 +247,8 @@ impl SendReport {
             link_down: self.link_down + retried.link_down,
             no_interface: self.no_interface + retried.no_interface,
             unreachable: retried.unreachable,
+            no_route: self.no_route + retried.no_route,
+            denied: self.denied + retried.denied,
             other: self.other + retried.other,
             last_errno: retried.last_errno.max(self.last_errno),
             retries: self.retries + retried.retries,

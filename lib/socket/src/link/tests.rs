@@ -57,13 +57,13 @@ fn requests_are_well_formed_messages() {
         (Wanted::Index(9), 9),
         (Wanted::Name("eth1"), 0),
     ] {
-        let request = link_request(5, wanted).unwrap();
+        let request = link_request(wanted).unwrap();
         assert_eq!(request.len() % 4, 0);
         let walked: Vec<_> = messages(&request).collect();
-        assert_eq!(walked, [(5, false, Message::Other)]);
+        assert_eq!(walked, [(0, false, Message::Other)]);
         assert_eq!(request[20..24], index.to_ne_bytes());
     }
-    assert!(link_request(1, Wanted::Name("")).is_none());
+    assert!(link_request(Wanted::Name("")).is_none());
 }
 
 proptest! {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::ring::{Descriptor, Producing};
 use super::socket::{Socket, Use};
 use super::umem::Umem;
-use crate::sendmmsg::RETRY_PAUSES;
+use crate::mmsg::RETRY_PAUSES;
 use crate::{Error, Fate, LinkWatch, Outgoing, SendReport, sys};
 
 /// Bytes of a chunk, and with that of the longest frame.
