@@ -71,6 +71,9 @@ pub struct Meta {
     pub vlan_count: u8,
     /// Symmetric hash of its flow.
     pub flow_hash: u32,
+    /// Identifier of the tunnel that it came through: GRE key, virtual network (VXLAN, Geneve, NVGRE), or ERSPAN session; 0 when
+    /// there was none.
+    pub id: u32,
     /// Marks.
     pub flags: Flags,
 }
@@ -90,6 +93,7 @@ impl Meta {
             direction: u8::from(self.direction == Direction::Out),
             vlan_count: self.vlan_count,
             flow_hash: self.flow_hash,
+            id: self.id,
         }
     }
 
@@ -105,6 +109,7 @@ impl Meta {
             },
             vlan_count: head.vlan_count,
             flow_hash: head.flow_hash,
+            id: head.id,
             flags: Flags::from_bits(head.flags),
         }
     }

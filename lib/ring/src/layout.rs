@@ -27,8 +27,8 @@ pub(crate) const MAGIC: u64 = u64::from_ne_bytes(*b"fluxcap\x01");
 pub(crate) const READERS_MAGIC: u64 = u64::from_ne_bytes(*b"fluxrdr\x01");
 /// Another major version is refused, a higher minor version is accepted.
 pub(crate) const MAJOR: u16 = 1;
-/// Additions that older code may ignore.
-pub(crate) const MINOR: u16 = 0;
+/// Additions that older code may ignore: 1 has the tunnel's identifier in the metadata of a frame, where 0 wrote zeros.
+pub(crate) const MINOR: u16 = 1;
 /// Smallest capacity in bytes.
 pub(crate) const CAPACITY_MIN: u64 = 64 << 10;
 /// Largest capacity in bytes: twice that must fit into the address space.
@@ -315,6 +315,20 @@ mod tests {
     fn header_survives_a_round_trip() {
         let header = header();
         assert_eq!(Header::read(&header.words(), header.file_len()), Ok(header));
+    }
+
+    #[test]
+    fn other_minor_version_is_accepted_and_another_major_one_is_not() {
+        let header = header();
+        let read = |version: u64| {
+            let mut words = header.words();
+            words[1] = words[1] & !0xffff_ffff | version;
+            words[HEADER_WORDS - 1] = u64::from(crc32c(&words[..HEADER_WORDS - 1]));
+            Header::read(&words, header.file_len())
+        };
+        assert_eq!(read(1), Ok(header));
+        assert_eq!(read(9 << 16 | 1), Ok(header));
+        assert!(read(1 << 16 | 2).is_err());
     }
 
     #[test]

@@ -102,6 +102,12 @@ reasons! {
         /// A further copy of it was made for a further interface; informational, each copy has a final outcome of its own.
         /// To be counted before that one, so that a consumer that is killed in between leaves nothing over.
         Copied = "copied",
+        /// It is no IP packet, and the tunnel carries nothing else.
+        NotIp = "not_ip",
+        /// There is no route to the other end of the tunnel.
+        NoRoute = "no_route",
+        /// A route leads to the other end of the tunnel, but it, or a router on the way, is said to be out of reach.
+        Unreachable = "unreachable",
     }
 }
 

@@ -215,6 +215,7 @@ fn frame(seq: u64) -> Head {
         time_ns: seq * 3,
         wire_len: seq as u32 * 5,
         flow_hash: seq as u32 * 7,
+        id: seq as u32 * 11,
         ..Head::EMPTY
     }
 }

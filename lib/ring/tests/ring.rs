@@ -29,6 +29,7 @@ fn meta(time: u64) -> Meta {
     Meta {
         timestamp_ns: time,
         wire_len: 64,
+        id: 0xffff_ff00 | u32::from(time.to_le_bytes()[0]),
         ..Meta::default()
     }
 }

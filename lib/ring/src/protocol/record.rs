@@ -3,7 +3,7 @@
 //! ```text
 //!  0        8      12   13    14   16       24        32        36     38  39  40        44   48
 //!  +--------+------+----+-----+----+--------+---------+---------+------+---+---+---------+----+---
-//!  | pos    | len  |type|flags| 0  | seq    | time ns | wire_len|source|dir|vln|flow hash| 0  | frame
+//!  | pos    | len  |type|flags| 0  | seq    | time ns | wire_len|source|dir|vln|flow hash| id | frame
 //!  +--------+------+----+-----+----+--------+---------+---------+------+---+---+---------+----+---
 //!  |<------- header, 16 bytes ---->|<-------------- metadata, 32 bytes ------------------>|
 //! ```
@@ -53,6 +53,8 @@ pub struct Head {
     pub vlan_count: u8,
     /// Symmetric hash of the flow.
     pub flow_hash: u32,
+    /// Identifier of the tunnel that it came through.
+    pub id: u32,
 }
 
 impl Head {
@@ -77,6 +79,7 @@ impl Head {
         direction: 0,
         vlan_count: 0,
         flow_hash: 0,
+        id: 0,
     };
 
     /// Bytes that the record occupies.
@@ -102,7 +105,7 @@ impl Head {
                 | u64::from(self.source) << 32
                 | u64::from(self.direction) << 48
                 | u64::from(self.vlan_count) << 56,
-            u64::from(self.flow_hash),
+            u64::from(self.flow_hash) | u64::from(self.id) << 32,
         ]
     }
 
@@ -132,6 +135,7 @@ impl Head {
             direction: (word(4) >> 48) as u8,
             vlan_count: (word(4) >> 56) as u8,
             flow_hash: word(5) as u32,
+            id: (word(5) >> 32) as u32,
         })
     }
 }
@@ -153,6 +157,7 @@ mod tests {
             direction: 1,
             vlan_count: 4,
             flow_hash: 0xdead_beef,
+            id: 0x8765_4321,
         };
         assert_eq!(Head::decode(&head.encode(16)), Some(head));
         assert_eq!(head.encode(16)[0], 16);
