@@ -46,29 +46,48 @@ fn checksum(ip: &IpPacket<'_>, upper: &[u8], at: usize) -> u16 {
         + (length >> 16)
         + sum_words(&upper[..at])
         + sum_words(&upper[at + 2..]);
-    let folded = fold(sum);
-    // RFC 768: a UDP checksum of zero is sent as all ones, because zero means "none".
-    if folded == 0xffff && ip.protocol == 17 {
-        0xffff
+    if ip.protocol == 17 {
+        nonzero_checksum(sum)
     } else {
-        !folded
+        !fold(sum)
     }
 }
 
-/// The sum of big-endian 16-bit words; a last odd byte counts as the high half of one.
-fn sum_words(bytes: &[u8]) -> u64 {
-    let pairs = bytes.chunks_exact(2);
-    let odd = pairs.remainder().first().map_or(0, |&b| u64::from(b) << 8);
-    odd + pairs
-        .map(|pair| u64::from(u16::from_be_bytes([pair[0], pair[1]])))
+/// The sum of big-endian 16-bit words, folded once; a last odd byte counts as the high half of one.
+///
+/// Adds words of 32 bits in the order of the machine, which compilers turn into vector instructions, and swaps the
+/// result (RFC 1071, section 2).
+#[inline]
+pub(crate) fn sum_words(bytes: &[u8]) -> u64 {
+    let words = bytes.chunks_exact(4);
+    let mut last = [0; 4];
+    for (to, from) in last.iter_mut().zip(words.remainder()) {
+        *to = *from;
+    }
+    let sum = words
+        .map(|word| u64::from(word.first_chunk().map_or(0, |w| u32::from_ne_bytes(*w))))
         .sum::<u64>()
+        + u64::from(u32::from_ne_bytes(last));
+    u64::from(u16::from_be(fold(sum)))
 }
 
-fn fold(mut sum: u64) -> u16 {
+/// The one's complement sum in 16 bits. 0 only when everything was 0.
+#[inline]
+pub(crate) fn fold(mut sum: u64) -> u16 {
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
     u16::try_from(sum).unwrap_or(u16::MAX)
+}
+
+/// The checksum to send for a sum over everything but its own field, where zero means "none" (RFC 768, RFC 8200
+/// section 8.1): never zero.
+#[inline]
+pub(crate) fn nonzero_checksum(sum: u64) -> u16 {
+    match !fold(sum) {
+        0 => 0xffff,
+        value => value,
+    }
 }
 
 #[cfg(test)]

@@ -152,3 +152,9 @@ pub(crate) const IPV4: u8 = 4;
 pub(crate) const UDP: u8 = 17;
 pub(crate) const IPV6: u8 = 41;
 pub(crate) const GRE: u8 = 47;
+
+/// EtherTypes, which GRE and Geneve use as protocol types.
+pub(crate) const ETHERTYPE_IPV4: u16 = 0x0800;
+pub(crate) const ETHERTYPE_IPV6: u16 = 0x86dd;
+/// Transparent Ethernet bridging: an Ethernet frame.
+pub(crate) const ETHERTYPE_TEB: u16 = 0x6558;
