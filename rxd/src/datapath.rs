@@ -174,6 +174,7 @@ impl Path {
             },
             vlan_count: frame.vlan_count(),
             flow_hash: 0, // who needs one computes it: most captures do not
+            id: 0,        // of tunnels
             flags,
         };
         if !burst.push(&meta, &frame.pieces()) {

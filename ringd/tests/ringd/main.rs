@@ -115,6 +115,7 @@ fn publish(producer: &mut Producer, frames: usize) {
         direction: Direction::In,
         vlan_count: 0,
         flow_hash: 0,
+        id: 0,
         flags: Flags::default(),
     };
     let bytes = frames * fluxcap_ring::record_size(64);
