@@ -7,23 +7,28 @@ mod send;
 mod service;
 mod stats;
 
+use anyhow::Context;
 use args::Args;
 use clap::Parser;
 use fluxcap_proto::v1::tunnel_service_server::{SERVICE_NAME, TunnelServiceServer};
 use fluxcap_ring::RingDir;
 use fluxcap_service::{Daemon, Registry};
-use job::TunnelJob;
+use job::{TunnelJob, put};
 use service::TunnelApi;
 use std::sync::Arc;
 use tonic::service::Routes;
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
+    let wanted = args.tunnels();
     let daemon = Daemon::start("tunneld", &args.service)?;
     let job = TunnelJob {
         rings: RingDir::new(args.service.ring_dir()),
     };
     let tunnels = Registry::new(job, daemon.state_file()?)?;
+    for (name, spec) in wanted {
+        put(&tunnels, &name, spec).with_context(|| format!("tunnel {name}"))?;
+    }
     let api = TunnelServiceServer::new(TunnelApi::new(tunnels.clone(), daemon.watches()));
     daemon.serve(Routes::new(api), &[SERVICE_NAME], Arc::new(tunnels))
 }

@@ -1,10 +1,9 @@
 //! The gRPC service of tunneld: messages in, registry calls, messages out.
 
-use crate::job::TunnelJob;
-use crate::stats::TunnelLive;
+use crate::job::{TunnelJob, TunnelWorker, same_way};
 use fluxcap_proto::v1::{self, tunnel_service_server::TunnelService};
 use fluxcap_service::{
-    Registry, WatchStream, Watches, Worker, apply_mask, blocking, interval_stream, realtime_ns,
+    Refusal, Registry, WatchStream, Watches, apply_mask, blocking, interval_stream, realtime_ns,
 };
 use tonic::{Request, Response, Status};
 
@@ -22,7 +21,7 @@ impl TunnelApi {
     }
 }
 
-fn to_message(worker: &Worker<v1::TunnelSpec, TunnelLive>) -> v1::Tunnel {
+fn to_message(worker: &TunnelWorker) -> v1::Tunnel {
     let (state, reason) = worker.state();
     v1::Tunnel {
         name: worker.name().to_owned(),
@@ -89,7 +88,14 @@ impl TunnelService for TunnelApi {
                 request.update_mask.unwrap_or_default().paths,
             );
             let change = |spec: &mut v1::TunnelSpec| {
-                *spec = apply_mask(spec, &new, &paths)?;
+                let changed = apply_mask(spec, &new, &paths)?;
+                if !same_way(spec, &changed) {
+                    return Err(Refusal::Precondition(
+                        "kind and direction of a tunnel cannot be changed; delete it and make another"
+                            .to_owned(),
+                    ));
+                }
+                *spec = changed;
                 Ok(())
             };
             tunnels.update(&request.name, change, request.validate_only)

@@ -33,6 +33,25 @@ pub enum TransmitIo {
     Sendmmsg,
 }
 
+/// `--io` of a tunnel that sends.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum TunnelIo {
+    /// The fastest one that is safe and works; the stack where the next hop is not known.
+    #[default]
+    Auto,
+    /// Frames to the next hop, as [`TransmitIo::Live`].
+    Live,
+    /// The same by [`TransmitIo::Tc`].
+    Tc,
+    /// The same by [`TransmitIo::AfXdp`].
+    AfXdp,
+    /// The same by [`TransmitIo::Sendmmsg`].
+    Sendmmsg,
+    /// IP packets to the kernel's stack by raw sockets.
+    Ip,
+}
+
 impl CaptureIo {
     /// The word for it on the command line and in the API.
     #[must_use]
@@ -75,6 +94,29 @@ impl TransmitIo {
     }
 }
 
+impl TunnelIo {
+    /// The word for it on the command line and in the API.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            TunnelIo::Auto => "auto",
+            TunnelIo::Live => "live",
+            TunnelIo::Tc => "tc",
+            TunnelIo::AfXdp => "af_xdp",
+            TunnelIo::Sendmmsg => "sendmmsg",
+            TunnelIo::Ip => "ip",
+        }
+    }
+
+    /// What `TunnelSend.io` says; empty means auto.
+    ///
+    /// # Errors
+    /// Another word.
+    pub fn from_spec(word: &str) -> Result<TunnelIo, SpecError> {
+        from_spec(word)
+    }
+}
+
 fn from_spec<T: ValueEnum + Default>(word: &str) -> Result<T, SpecError> {
     if word.is_empty() {
         return Ok(T::default());
@@ -107,6 +149,9 @@ mod tests {
         }
         for io in TransmitIo::value_variants() {
             assert_eq!(TransmitIo::from_spec(io.as_str()), Ok(*io));
+        }
+        for io in TunnelIo::value_variants() {
+            assert_eq!(TunnelIo::from_spec(io.as_str()), Ok(*io));
         }
         assert_eq!(TransmitIo::from_spec(""), Ok(TransmitIo::Auto));
     }

@@ -1,20 +1,20 @@
-//! The options that say what a capture or a transmit does, as `fluxctl rx|tx add|set` and the daemons' own command lines
-//! (`rxd --capture eth1:cisco --vlan-push 100`) take them. One definition, so that both spell and mean the same.
+//! The options that say what a capture, a transmit or a tunnel does, as `fluxctl rx|tx add|set`, `fluxctl tunnel send|recv|set`
+//! and the daemons' own command lines (`rxd --capture eth1:cisco --vlan-push 100`) take them. One definition, so that both spell and mean the same.
 //!
 //! ```text
-//! text on the command line -- clap --> EditArgs, SchedulingArgs, CaptureArgs, TransmitArgs
+//! text on the command line -- clap --> EditArgs, SchedulingArgs, CaptureArgs, TransmitArgs, TunnelSetArgs
 //!                                      |  to_edits(), to_specs(): messages of fluxcap.v1 for Create, or to run at once
-//!                                      '- changed_fields(): the update mask for Update; only options that were given
+//!                                      '- changed_fields(), changes(): the update mask for Update; only options that were given
 //! ```
 //!
 //! An option that is not given is `None` or empty, never a default: defaults belong to the daemons, and `set` must be
 //! able to tell "not given" from "given". A value that is empty (`--filter ''`) or zero clears what was set.
 //!
 //! The daemons take the same way on from there: [`compile_edits`] checks a message's edits and makes them ready to run;
-//! [`validate_interfaces`], [`validate_scheduling`], [`validate_threads`], [`CaptureIo::from_spec`] and
-//! [`TransmitIo::from_spec`] check the rest.
+//! [`validate_interfaces`], [`validate_scheduling`], [`validate_threads`], [`validate_tunnel`], [`CaptureIo::from_spec`] and
+//! [`TransmitIo::from_spec`] check the rest; [`encap_spec`] and [`decap_spec`] make a tunnel's spec ready to run.
 //!
-//! This crate knows clap, the protocol and the edits of `fluxcap-headers`; no rings or sockets.
+//! This crate knows clap, the protocol, and the edits and tunnels of `fluxcap-headers`; no rings or sockets.
 
 #![cfg_attr(
     test,
@@ -33,17 +33,23 @@ mod spec;
 mod start;
 mod tag;
 mod transmit;
+mod tunnel;
 mod work;
 
 pub use capture::{CaptureArgs, DirectionArg, validate_threads};
 pub use compile::{compile_edits, vlan_tag};
 pub use edits::{EditArgs, FilterVlanArg, SampleByArg};
-pub use io::{CaptureIo, TransmitIo};
+pub use io::{CaptureIo, TransmitIo, TunnelIo};
 pub use scheduling::{CpuList, LatencyArg, SchedulingArgs, validate_scheduling};
 pub use spec::{SpecError, validate_interfaces};
 pub use start::parse_start;
 pub use tag::{TagArg, VlanPushArg};
 pub use transmit::{OversizeArg, TransmitArgs};
+pub use tunnel::{
+    DecapArgs, EncapArgs, IdArg, IdArgs, MapArg, Network, ReceiveWork, SendWork, TunnelArgs,
+    TunnelKindArg, TunnelReceiveArgs, TunnelSendArgs, TunnelSetArgs, decap_spec, encap_spec,
+    parse_mac, remote_address, tunnel_kind_word, validate_tunnel,
+};
 pub use work::{CaptureWork, TransmitWork, default_name};
 
 /// Why options or their values cannot be used. The text is for the person who typed them and says what would do.
@@ -73,8 +79,8 @@ pub enum UsageError {
         /// The interfaces that are captured.
         known: String,
     },
-    /// `--vlan-push IFACE=TAG` on a transmit, which sends the same frames to all of its interfaces.
-    #[error("--vlan-push {interface}=... is for captures; a transmit takes --vlan-push TAG")]
+    /// `--vlan-push IFACE=TAG` on a transmit or a tunnel, where all frames go the same way.
+    #[error("--vlan-push {interface}=... is for captures; here it is --vlan-push TAG")]
     PushPerInterface {
         /// The interface named in the option.
         interface: String,
@@ -103,7 +109,17 @@ pub enum UsageError {
         /// What would do.
         problem: &'static str,
     },
-    /// `--capture` or `--transmit` on a daemon's command line cannot be read.
+    /// The option is for something else.
+    #[error("{option} is not for {what}: {problem}")]
+    Unsuited {
+        /// The option's name, or the field that it sets.
+        option: String,
+        /// What it was given for.
+        what: String,
+        /// What would do.
+        problem: String,
+    },
+    /// `--capture`, `--transmit`, `--send` or `--recv` on a daemon's command line cannot be read.
     #[error("'{text}': {problem}")]
     Work {
         /// What was given.

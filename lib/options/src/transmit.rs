@@ -115,7 +115,7 @@ impl TransmitArgs {
     }
 }
 
-fn parse_merge_window(text: &str) -> Result<u32, UsageError> {
+pub(crate) fn parse_merge_window(text: &str) -> Result<u32, UsageError> {
     parse_duration(text)
         .ok()
         .and_then(|time| u32::try_from(time.as_micros()).ok())
