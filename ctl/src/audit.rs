@@ -1,12 +1,14 @@
-//! `fluxctl audit`: proves from shared memory that nothing was lost unseen.
+//! `fluxctl audit`: proves that nothing was lost unseen: from shared memory, and for what tunnels receive by what tunneld tells.
 //!
 //! ```text
 //!             upstream                  = downstream           + named drops
 //!  I1 kernel  frames that the kernel saw = received by rxd      + kernel drops
-//!  I2 rxd     received                   = published by source  + drops by reason
+//!  I2 rxd     received by a producer     = published by source  + drops by reason
 //!  I3 ring    published by source        = sequence numbers
 //!  I4 reader  frames passed              = delivered            + lapped + corrupt + skipped
 //!  I5 output  delivered + copied         = sent or written      + drops by outcome
+//!  I6 decap   packets that a tunnel got  = published in rings   + drops by reason
+//!  I7 encap   delivered to a tunnel      = sent                 + drops by outcome
 //! ```
 //!
 //! Two looks are taken, and what lies downstream comes from the first: frames that move on in between make a residual
@@ -16,12 +18,14 @@
 mod identity;
 
 use crate::complete;
-use crate::connect::Globals;
+use crate::connect::{Globals, block_on};
 use crate::exit::{Code, Failure};
 use crate::observe;
 use crate::output::{Block, Report, count, print};
+use crate::resource;
 use clap::Args;
 use clap_complete::ArgValueCandidates;
+use fluxcap_proto::v1::Tunnel;
 use fluxcap_ring::{RingDir, RingName, RingStats};
 use fluxcap_service::parse_duration;
 use identity::{Line, Moment, Verdict};
@@ -50,29 +54,31 @@ pub(crate) struct Audit {
 pub(crate) fn run(globals: &Globals, args: &Audit) -> Result<(), Failure> {
     let dir = globals.rings();
     let names = observe::names(&dir, &args.rings)?;
-    let account = account(&dir, &names, args.wait)?;
+    let books = Books {
+        globals,
+        dir,
+        names,
+        all: args.rings.is_empty(),
+    };
+    let account = account(&books, args.wait)?;
     print(globals.output, &account)?;
     account.verdict()
 }
 
 /// Looks again and again until everything adds up or is still, or `wait` is over.
-fn account(dir: &RingDir, names: &[RingName], wait: Duration) -> Result<Account, Failure> {
+fn account(books: &Books, wait: Duration) -> Result<Account, Failure> {
     let begun = Instant::now();
-    let mut first = look(dir, names)?;
+    let mut first = books.look()?;
     let mut still_since = begun;
     loop {
         std::thread::sleep(STEP);
-        let second = look(dir, names)?;
+        let second = books.look()?;
         if !same(&first, &second) {
             still_since = Instant::now();
         }
         let quiet = still_since.elapsed() >= STILL;
         let moment = if quiet { Moment::Still } else { Moment::Moving };
-        let lines: Vec<Line> = first
-            .iter()
-            .zip(&second)
-            .flat_map(|(a, b)| identity::lines(a, b, moment))
-            .collect();
+        let lines = lines(&first, &second, moment);
         // A pause in which all residuals are zero proves as much as a long one.
         let closed = still_since.elapsed() >= STEP && lines.iter().all(|line| line.residual == 0);
         if quiet || closed || begun.elapsed() >= wait {
@@ -86,17 +92,90 @@ fn account(dir: &RingDir, names: &[RingName], wait: Duration) -> Result<Account,
     }
 }
 
-fn look(dir: &RingDir, names: &[RingName]) -> Result<Vec<RingStats>, Failure> {
-    names.iter().map(|name| observe::stats(dir, name)).collect()
+/// Where to look.
+struct Books<'a> {
+    globals: &'a Globals,
+    dir: RingDir,
+    names: Vec<RingName>,
+    /// Whether all rings are looked at, and with them all tunnels.
+    all: bool,
+}
+
+/// One look.
+struct Look {
+    rings: Vec<RingStats>,
+    /// Those that receive into one of the rings.
+    tunnels: Vec<Tunnel>,
+}
+
+impl Books<'_> {
+    fn look(&self) -> Result<Look, Failure> {
+        let rings: Result<_, Failure> = self
+            .names
+            .iter()
+            .map(|name| observe::stats(&self.dir, name))
+            .collect();
+        Ok(Look {
+            rings: rings?,
+            tunnels: self.tunnels()?,
+        })
+    }
+
+    /// Without tunneld there is nothing to ask, and nothing that it received.
+    fn tunnels(&self) -> Result<Vec<Tunnel>, Failure> {
+        if !self.globals.socket("tunneld").exists() {
+            return Ok(Vec::new());
+        }
+        let tunnels = block_on(async {
+            let mut client = resource::connect::<Tunnel>(self.globals).await?;
+            resource::all::<Tunnel>(&mut client).await
+        });
+        let mut tunnels = match tunnels {
+            // A socket that a killed daemon has left behind.
+            Err(failure) if failure.code == Code::Unreachable => Vec::new(),
+            tunnels => tunnels?,
+        };
+        tunnels.retain(|tunnel| self.all || self.feeds(tunnel));
+        Ok(tunnels)
+    }
+
+    fn feeds(&self, tunnel: &Tunnel) -> bool {
+        let spec = tunnel.spec.as_ref();
+        let Some(receive) = spec.and_then(|spec| spec.receive.as_ref()) else {
+            return false;
+        };
+        let wanted = |ring: &str| self.names.iter().any(|name| name.as_str() == ring);
+        wanted(&receive.default_ring) || receive.map.iter().any(|it| wanted(&it.ring))
+    }
+}
+
+/// All stages of all rings and of all tunnels that receive.
+fn lines(first: &Look, second: &Look, moment: Moment) -> Vec<Line> {
+    let rings = first.rings.iter().zip(&second.rings);
+    let rings = rings.flat_map(|(a, b)| identity::lines(a, b, moment));
+    let tunnels = second.tunnels.iter().filter_map(|later| {
+        let mut earlier = first.tunnels.iter();
+        let earlier = earlier.find(|tunnel| tunnel.name == later.name)?;
+        identity::decap(earlier, later, moment)
+    });
+    rings.chain(tunnels).collect()
 }
 
 /// Whether no counter moved between two looks.
-fn same(first: &[RingStats], second: &[RingStats]) -> bool {
-    first.iter().zip(second).all(|(a, b)| {
-        (a.info.epoch, a.published_frames, &a.drops, &a.sources)
-            == (b.info.epoch, b.published_frames, &b.drops, &b.sources)
-            && a.readers == b.readers
-    })
+fn same(first: &Look, second: &Look) -> bool {
+    let received = |tunnel: &Tunnel| {
+        let status = tunnel.status.as_ref();
+        let receive = status.and_then(|it| it.receive.as_ref());
+        (tunnel.name.clone(), receive.map(|it| it.received_packets))
+    };
+    let rings = first.rings.iter().zip(&second.rings);
+    let tunnels = |look: &Look| look.tunnels.iter().map(received).collect::<Vec<_>>();
+    tunnels(first) == tunnels(second)
+        && rings.into_iter().all(|(a, b)| {
+            (a.info.epoch, a.published_frames, &a.drops, &a.sources)
+                == (b.info.epoch, b.published_frames, &b.drops, &b.sources)
+                && a.readers == b.readers
+        })
 }
 
 /// All stages of all rings.
@@ -131,13 +210,17 @@ impl Account {
             count(bad.downstream),
             count(bad.drops)
         );
-        let message = format!(
-            "{} of ring {} ({}): {what}: {sum}",
-            bad.stage, bad.ring, bad.object
-        );
+        // What a tunnel received is no ring's.
+        let (whose, show) = match bad.ring.as_str() {
+            "" => {
+                let tunnel = bad.object.trim_start_matches("tunneld ");
+                (String::new(), format!("tunnel show {tunnel}"))
+            }
+            ring => (format!(" of ring {ring}"), format!("ring show {ring}")),
+        };
+        let message = format!("{}{whose} ({}): {what}: {sum}", bad.stage, bad.object);
         Err(Failure::new(Code::Failed, message).hint(format!(
-            "this is a defect of fluxcap: please report it with the output of fluxctl ring show {} -o json",
-            bad.ring
+            "this is a defect of fluxcap: please report it with the output of fluxctl {show} -o json",
         )))
     }
 }

@@ -1,8 +1,8 @@
 //! fluxctl, the command line of fluxcap.
 //!
 //! ```text
-//!   ring rx tx status  -- gRPC on Unix sockets -->  ringd rxd txd
-//!   io capture audit   -- shared memory        -->  the rings themselves; no daemon is needed
+//!   ring rx tx tunnel status  -- gRPC on Unix sockets -->  ringd rxd txd tunneld
+//!   io capture audit          -- shared memory        -->  the rings themselves; no daemon is needed
 //! ```
 //!
 //! Each command makes one value, and `output` prints it as a table or as JSON. Data goes to standard output, messages to
@@ -32,6 +32,7 @@ mod ring;
 mod rx;
 mod scheduling;
 mod status;
+mod tunnel;
 mod tx;
 
 use cli::{Cli, Command};
@@ -56,6 +57,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Ring(command) => ring::run(globals, command),
         Command::Rx(command) => rx::run(globals, command),
         Command::Tx(command) => tx::run(globals, command),
+        Command::Tunnel(command) => tunnel::run(globals, command),
         Command::Io(args) => io::run(globals, args),
         Command::Capture(args) => capture::run(globals, args),
         Command::Status(args) => status::run(globals, args),

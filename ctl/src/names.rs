@@ -1,7 +1,9 @@
 //! Enumerations of the API as the words that people use.
 
+use fluxcap_options::tunnel_kind_word;
 use fluxcap_proto::v1::{
-    Direction, FilterVlan, Latency, OversizePolicy, RingMode, SampleMode, State,
+    Direction, ErspanDirection, FilterVlan, InnerProtocol, Latency, MtuPolicy, OversizePolicy,
+    RingMode, SampleMode, State, TunnelKind,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -40,12 +42,16 @@ fn name_enums(parent: &str, value: &mut Value) {
 fn word(parent: &str, key: &str, number: i32) -> Option<&'static str> {
     match (parent, key) {
         // Maps from a free name to a count may hold such keys.
-        ("dropped_frames" | "outcomes", _) => None,
+        ("dropped_frames" | "outcomes" | "icmp_events", _) => None,
         (_, "state") => Some(state(number)),
         (_, "direction") => Some(direction(number)),
         (_, "filter_vlan") => Some(filter_vlan(number)),
         (_, "oversize") => Some(oversize(number)),
         (_, "latency") => Some(latency(number)),
+        (_, "kind") => TunnelKind::try_from(number).ok().map(tunnel_kind_word),
+        (_, "inner") => Some(inner(number)),
+        (_, "mtu_policy") => Some(mtu_policy(number)),
+        (_, "erspan_direction") => Some(erspan_direction(number)),
         ("sample", "mode") => Some(sample_mode(number)),
         (_, "mode") => Some(ring_mode(number)),
         _ => None,
@@ -88,6 +94,31 @@ pub(crate) fn latency(number: i32) -> &'static str {
     match Latency::try_from(number) {
         Ok(Latency::Low) => "low",
         _ => "normal",
+    }
+}
+
+/// What GUE and FOU carry.
+pub(crate) fn inner(number: i32) -> &'static str {
+    match InnerProtocol::try_from(number) {
+        Ok(InnerProtocol::Gre) => "gre",
+        Ok(InnerProtocol::Gretap) => "gretap",
+        _ => "ip",
+    }
+}
+
+pub(crate) fn mtu_policy(number: i32) -> &'static str {
+    match MtuPolicy::try_from(number) {
+        Ok(MtuPolicy::Truncate) => "truncate",
+        Ok(MtuPolicy::Drop) => "drop",
+        _ => "fragment",
+    }
+}
+
+pub(crate) fn erspan_direction(number: i32) -> &'static str {
+    match ErspanDirection::try_from(number) {
+        Ok(ErspanDirection::Ingress) => "ingress",
+        Ok(ErspanDirection::Egress) => "egress",
+        _ => "auto",
     }
 }
 

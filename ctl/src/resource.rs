@@ -65,10 +65,24 @@ pub(crate) async fn add<K: Kind>(
     name: &str,
     request: K::Create,
 ) -> Result<(), Failure> {
+    changed(globals, create::<K>(globals, name, request).await?)
+}
+
+/// Makes one, and gives it as it is at first.
+pub(crate) async fn create<K: Kind>(
+    globals: &Globals,
+    name: &str,
+    request: K::Create,
+) -> Result<K, Failure> {
     match K::create(&mut connect::<K>(globals).await?, request).await {
-        Ok(made) => print(globals.output, &Changed(made.unwrap_or_default())),
+        Ok(made) => Ok(made.unwrap_or_default()),
         Err(status) => Err(failure::<K>(name, &status)),
     }
+}
+
+/// Shows the row of one that was just added or changed.
+pub(crate) fn changed<K: Kind>(globals: &Globals, one: K) -> Result<(), Failure> {
+    print(globals.output, &Changed(one))
 }
 
 /// Shows a table of all.
@@ -88,8 +102,7 @@ pub(crate) async fn set<K: Kind>(
     name: &str,
     request: K::Update,
 ) -> Result<(), Failure> {
-    let changed = update::<K>(globals, name, request).await?;
-    print(globals.output, &Changed(changed))
+    changed(globals, update::<K>(globals, name, request).await?)
 }
 
 /// Deletes as many as can be.

@@ -7,7 +7,7 @@ use crate::output::{Block, Report, print};
 use crate::resource::{self, Kind};
 use clap::Args;
 use fluxcap_proto::v1::daemon_service_client::DaemonServiceClient;
-use fluxcap_proto::v1::{Capture, Daemon, GetDaemonRequest, Ring, State, Transmit};
+use fluxcap_proto::v1::{Capture, Daemon, GetDaemonRequest, Ring, State, Transmit, Tunnel};
 use serde::Serialize;
 use serde_json::Value;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,7 +16,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-const DAEMONS: [&str; 3] = ["ringd", "rxd", "txd"];
+const DAEMONS: [&str; 4] = ["ringd", "rxd", "txd", "tunneld"];
 
 /// `fluxctl status`: exits 0 when every daemon that is started serves and nothing has failed; a daemon that was not
 /// started is no failure as long as another one runs.
@@ -26,13 +26,14 @@ pub(crate) struct StatusArgs {}
 /// Runs the command.
 pub(crate) fn run(globals: &Globals, _args: &StatusArgs) -> Result<(), Failure> {
     let status = block_on(async {
-        let (ringd, rxd, txd) = tokio::join!(
+        let (ringd, rxd, txd, tunneld) = tokio::join!(
             ask(globals, DAEMONS[0]),
             ask(globals, DAEMONS[1]),
-            ask(globals, DAEMONS[2])
+            ask(globals, DAEMONS[2]),
+            ask(globals, DAEMONS[3])
         );
         Ok(Status {
-            daemons: vec![ringd, rxd, txd],
+            daemons: vec![ringd, rxd, txd, tunneld],
         })
     })?;
     print(globals.output, &status)?;
@@ -68,7 +69,7 @@ struct DaemonStatus {
     code: Option<Code>,
 }
 
-/// A ring, a capture or a transmit.
+/// A ring, a capture, a transmit or a tunnel.
 #[derive(Debug, Serialize)]
 struct Resource {
     kind: &'static str,
@@ -158,6 +159,7 @@ async fn resources(daemon: &str, channel: Channel) -> Result<Vec<Resource>, Fail
     match daemon {
         "ringd" => all::<Ring>(channel).await,
         "rxd" => all::<Capture>(channel).await,
+        "tunneld" => all::<Tunnel>(channel).await,
         _ => all::<Transmit>(channel).await,
     }
 }
@@ -185,8 +187,7 @@ impl Status {
         }
         if !self.daemons.iter().any(|daemon| daemon.started) {
             let failure = Failure::new(Code::Unreachable, "no daemon is running");
-            return Err(failure
-                .hint("systemctl start fluxcap-ringd fluxcap-rxd fluxcap-txd, or give --run-dir"));
+            return Err(failure.hint("systemctl start fluxcap.target, or give --run-dir"));
         }
         if let Some(daemon) = self
             .daemons

@@ -11,8 +11,8 @@ use fluxcap_options::{TransmitArgs, TransmitWork};
 use fluxcap_proto::v1::start::At;
 use fluxcap_proto::v1::transmit_service_client::TransmitServiceClient;
 use fluxcap_proto::v1::{
-    CreateTransmitRequest, DeleteTransmitRequest, GetTransmitRequest, ListTransmitsRequest,
-    Transmit, TransmitSpec, TransmitStatus, UpdateTransmitRequest,
+    CreateTransmitRequest, DeleteTransmitRequest, GetTransmitRequest, ListTransmitsRequest, Start,
+    Transmit, TransmitRingStatus, TransmitSpec, TransmitStatus, UpdateTransmitRequest,
 };
 use prost_types::FieldMask;
 use std::time::{Duration, UNIX_EPOCH};
@@ -214,7 +214,7 @@ impl Kind for Transmit {
         vec![
             Block::Facts(facts(&self.name, &spec, &status)),
             interfaces(&spec, &status),
-            rings(&status),
+            rings(&status.rings),
         ]
     }
 }
@@ -235,7 +235,7 @@ fn facts(name: &str, spec: &TransmitSpec, status: &TransmitStatus) -> Vec<(&'sta
             scheduling::options(spec.latency, spec.scheduling.as_ref()),
         ),
         ("oversize frames", names::oversize(spec.oversize).to_owned()),
-        ("begins at", start(spec)),
+        ("begins at", start(spec.start.as_ref())),
         ("merge window", merge_window),
         ("edits", edits::options(spec.edits.as_ref())),
         ("delivered frames", count(status.delivered_frames)),
@@ -254,8 +254,9 @@ fn facts(name: &str, spec: &TransmitSpec, status: &TransmitStatus) -> Vec<(&'sta
     ]
 }
 
-fn start(spec: &TransmitSpec) -> String {
-    match spec.start.and_then(|start| start.at) {
+/// Where a reader begins, as the option says it.
+pub(crate) fn start(start: Option<&Start>) -> String {
+    match start.and_then(|start| start.at) {
         None | Some(At::Newest(_)) => "newest".to_owned(),
         Some(At::Oldest(_)) => "oldest".to_owned(),
         Some(At::Seq(seq)) => format!("seq:{seq}"),
@@ -300,7 +301,8 @@ fn interfaces(spec: &TransmitSpec, status: &TransmitStatus) -> Block {
     Block::Rows(header, rows.collect())
 }
 
-fn rings(status: &TransmitStatus) -> Block {
+/// How far a sender is in each of its rings.
+pub(crate) fn rings(rings: &[TransmitRingStatus]) -> Block {
     let header = &[
         "RING",
         "STATE",
@@ -310,7 +312,7 @@ fn rings(status: &TransmitStatus) -> Block {
         ">LAPPED",
         "REASON",
     ];
-    let rows = status.rings.iter().map(|ring| {
+    let rows = rings.iter().map(|ring| {
         vec![
             ring.name.clone(),
             names::state(ring.state).to_owned(),
@@ -331,7 +333,7 @@ mod tests {
     use crate::output::{Report, render};
     use crate::resource::{Listed as Transmits, Shown as OneTransmit};
     use clap::Parser;
-    use fluxcap_proto::v1::{Latency, Start, State, TransmitInterfaceStatus, TransmitRingStatus};
+    use fluxcap_proto::v1::{Latency, State, TransmitInterfaceStatus};
 
     #[derive(Debug, Parser)]
     struct Cli {

@@ -6,6 +6,8 @@ use fluxcap_options::validate_tunnel;
 use fluxcap_proto::v1::{TunnelReceive, TunnelSend, TunnelSpec};
 use fluxcap_ring::{Observer, RingDir, RingName};
 use fluxcap_service::{Job, Refusal, Registry, State, Worker};
+use fluxcap_socket::{LinkWatch, Route};
+use std::net::IpAddr;
 
 /// The worker of a tunnel.
 pub(crate) type TunnelWorker = Worker<TunnelSpec, TunnelLive>;
@@ -50,30 +52,40 @@ impl Job for TunnelJob {
 impl TunnelJob {
     /// A packet that leaves by the interface from which its ring is filled could be captured and sent again, for ever.
     fn refuse_loop(&self, spec: &TunnelSpec, send: &TunnelSend) -> Result<(), Refusal> {
-        if send.allow_loop || spec.device.is_empty() {
+        if send.allow_loop {
             return Ok(());
         }
+        let Some(device) = way_out(spec, send) else {
+            return Ok(());
+        };
         for ring in &send.rings {
-            // A ring that is not there yet has no sources; what it gets later is seen when the tunnel starts.
+            // A ring that is not there yet has no sources; what it gets later is not checked again.
             let observed =
                 RingName::parse(ring).and_then(|name| Observer::open(&self.rings, &name));
             let Ok(stats) = observed.and_then(|observer| observer.stats()) else {
                 continue;
             };
-            if stats
-                .sources
-                .iter()
-                .any(|source| source.name == spec.device)
-            {
+            if stats.sources.iter().any(|source| source.name == device) {
                 return Err(Refusal::Precondition(format!(
-                    "interface {} feeds ring {ring}, so what leaves there could come back in; \
-                     use another interface, or --allow-loop, which drops own packets found in the ring",
-                    spec.device
+                    "interface {device}, by which the tunnel would leave, feeds ring {ring}, so what is sent there could \
+                     come back in; use another way with --dev, or --allow-loop, which drops own packets found in the ring"
                 )));
             }
         }
         Ok(())
     }
+}
+
+/// The interface by which the tunnel's packets leave, as far as that is known before they do.
+fn way_out(spec: &TunnelSpec, send: &TunnelSend) -> Option<String> {
+    if !spec.device.is_empty() {
+        return Some(spec.device.clone());
+    }
+    // A name may not be resolved here, where clients wait.
+    let remote: IpAddr = send.remote.parse().ok()?;
+    let route = Route::lookup(remote, spec.local.parse().ok(), None).ok()?;
+    let link = LinkWatch::open().ok()?.find_index(route.ifindex).ok()??;
+    Some(link.name)
 }
 
 /// Whether two specs are of the same kind and go the same way: what cannot be changed in a running tunnel.

@@ -1,5 +1,6 @@
 //! The accounting identity, stage by stage.
 
+use fluxcap_proto::v1::{Tunnel, TunnelReceiveStatus, TunnelStatus};
 use fluxcap_ring::{Outcome, ReaderStats, RingStats, SourceStats};
 use serde::Serialize;
 
@@ -160,7 +161,10 @@ fn kernel(source: &SourceStats) -> Option<Sum> {
 /// I2: received = published + drops by reason.
 fn producer(a: &RingStats, b: &RingStats) -> Sum {
     Sum {
-        stage: "I2 rxd",
+        stage: match holder(b) {
+            Some("tunneld") => "I2 tunneld",
+            _ => "I2 rxd",
+        },
         object: "all sources".to_owned(),
         upstream: received(b),
         downstream: published_by_sources(a),
@@ -198,7 +202,7 @@ fn passed(earlier: &ReaderStats, reader: &ReaderStats, ring: &RingStats) -> Sum 
     }
 }
 
-/// I5: delivered, and copied for further interfaces = sent or written + drops by outcome.
+/// I5: delivered, and copied for further interfaces = sent or written + drops by outcome. I7 is the same of a tunnel.
 fn outcomes(earlier: &ReaderStats, reader: &ReaderStats) -> Sum {
     let arrived = |outcome: &Outcome| matches!(outcome, Outcome::Sent | Outcome::Written);
     let terminal = || {
@@ -208,7 +212,10 @@ fn outcomes(earlier: &ReaderStats, reader: &ReaderStats) -> Sum {
             .filter(|(outcome, _)| outcome.is_terminal())
     };
     Sum {
-        stage: "I5 output",
+        stage: match first_word(&reader.label) {
+            "tunneld" => "I7 encap",
+            _ => "I5 output",
+        },
         object: reader.label.clone(),
         upstream: to_be_settled(reader),
         downstream: total(
@@ -242,6 +249,34 @@ fn to_be_settled(reader: &ReaderStats) -> u64 {
             .into_iter()
             .chain(reader.outcomes.iter().map(copied)),
     )
+}
+
+/// I6: packets that a tunnel received = published into its rings + drops by reason. What the daemon tells of itself; each of
+/// its rings is judged apart.
+pub(super) fn decap(a: &Tunnel, b: &Tunnel, moment: Moment) -> Option<Line> {
+    let (earlier, later) = (a.status.as_ref()?, b.status.as_ref()?);
+    let received = |status: &TunnelStatus| status.receive.as_ref().map(|it| it.received_packets);
+    let (before, upstream) = (received(earlier)?, received(later)?);
+    let published = |it: &TunnelReceiveStatus| it.published_frames;
+    let sum = Sum {
+        stage: "I6 decap",
+        object: format!("tunneld {}", b.name),
+        upstream,
+        downstream: earlier.receive.as_ref().map_or(0, published),
+        drops: total(earlier.dropped_frames.values().copied()),
+        bound: IN_HAND.saturating_add(upstream.saturating_sub(before)),
+        excuse: String::new(),
+    };
+    Some(sum.line("", moment))
+}
+
+/// The program that produces into a ring.
+fn holder(ring: &RingStats) -> Option<&str> {
+    Some(first_word(&ring.producer.as_ref()?.holder))
+}
+
+fn first_word(label: &str) -> &str {
+    label.split(' ').next().unwrap_or(label)
 }
 
 fn total(counts: impl IntoIterator<Item = u64>) -> u64 {

@@ -239,3 +239,87 @@ fn hostile_counters_do_not_overflow() {
     ring.last_seq = u64::MAX;
     assert!(!open(&ring).is_empty());
 }
+
+#[test]
+fn the_stages_of_a_tunnel_are_called_by_its_names() {
+    let mut ring = sound();
+    ring.readers[0].label = "tunneld x".into();
+    ring.readers[0].outcomes[0].1 += 1;
+    ring.sources[0].received += 1;
+    if let Some(producer) = &mut ring.producer {
+        producer.holder = "tunneld y".into();
+    }
+    let expected = [
+        ("I2 tunneld", Verdict::Failed),
+        ("I7 encap", Verdict::Failed),
+    ];
+    assert_eq!(open(&ring), expected);
+}
+
+fn receiving(received: u64, published: u64, unknown: u64) -> Tunnel {
+    use fluxcap_proto::v1::{TunnelReceiveStatus, TunnelStatus};
+    let receive = TunnelReceiveStatus {
+        received_packets: received,
+        published_frames: published,
+        ..Default::default()
+    };
+    Tunnel {
+        name: "y".into(),
+        spec: None,
+        status: Some(TunnelStatus {
+            dropped_frames: [("unknown_id".to_owned(), unknown)].into(),
+            receive: Some(receive),
+            ..Default::default()
+        }),
+    }
+}
+
+#[test]
+fn what_a_tunnel_received_is_published_or_dropped_by_name() {
+    let verdict = |a: &Tunnel, b: &Tunnel, moment| {
+        let line = identity::decap(a, b, moment).unwrap();
+        (line.residual, line.verdict)
+    };
+    let sound = receiving(100, 90, 10);
+    assert_eq!(verdict(&sound, &sound, Moment::Still), (0, Verdict::Ok));
+    let lost = receiving(100, 89, 10);
+    assert_eq!(verdict(&lost, &lost, Moment::Still), (1, Verdict::Failed));
+    let twice = receiving(100, 91, 10);
+    assert_eq!(
+        verdict(&twice, &twice, Moment::Moving),
+        (-1, Verdict::Failed)
+    );
+    let later = receiving(150, 140, 10);
+    assert_eq!(
+        verdict(&sound, &later, Moment::Moving),
+        (50, Verdict::InFlight)
+    );
+}
+
+#[test]
+fn a_tunnel_that_sends_is_judged_by_its_place_in_the_ring_alone() {
+    let tunnel = Tunnel::default();
+    assert_eq!(identity::decap(&tunnel, &tunnel, Moment::Still), None);
+}
+
+#[test]
+fn a_tunnel_whose_books_do_not_close_is_named_with_the_way_to_see_it() {
+    let tunnel = receiving(100, 89, 10);
+    let stages = vec![identity::decap(&tunnel, &tunnel, Moment::Still).unwrap()];
+    let account = Account {
+        quiet: true,
+        waited_seconds: 1.0,
+        stages,
+    };
+    let failure = account.verdict().unwrap_err();
+    assert!(
+        failure
+            .message
+            .starts_with("I6 decap (tunneld y): 1 frames are missing"),
+        "{failure:?}"
+    );
+    assert!(
+        failure.hint.contains("fluxctl tunnel show y"),
+        "{failure:?}"
+    );
+}

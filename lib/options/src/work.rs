@@ -86,7 +86,7 @@ impl FromStr for TransmitWork {
 }
 
 /// The parts of a comma separated list; `None` when one is empty.
-fn split_list(text: &str) -> Option<Vec<String>> {
+pub(crate) fn split_list(text: &str) -> Option<Vec<String>> {
     let parts: Vec<String> = text.split(',').map(str::to_owned).collect();
     parts.iter().all(|part| !part.is_empty()).then_some(parts)
 }

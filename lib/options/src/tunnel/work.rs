@@ -1,6 +1,7 @@
 //! A tunnel on a daemon's command line.
 
 use super::TunnelKindArg;
+use crate::work::split_list;
 use crate::{UsageError, default_name};
 use clap::ValueEnum;
 use std::str::FromStr;
@@ -26,6 +27,26 @@ pub struct ReceiveWork {
 }
 
 impl SendWork {
+    /// From the parts of a command line; rings have commas between, and an address may have brackets around.
+    ///
+    /// # Errors
+    /// When a ring or the far end is empty.
+    pub fn new(rings: &str, kind: TunnelKindArg, remote: &str) -> Result<SendWork, UsageError> {
+        let bare = remote.strip_prefix('[').and_then(|r| r.strip_suffix(']'));
+        let remote = bare.unwrap_or(remote).to_owned();
+        match split_list(rings) {
+            Some(rings) if !remote.is_empty() => Ok(SendWork {
+                rings,
+                kind,
+                remote,
+            }),
+            _ => Err(UsageError::Work {
+                text: format!("{rings} {remote}"),
+                problem: SEND_FORM,
+            }),
+        }
+    }
+
     /// The name that the tunnel gets when none is given: `cisco-gretap-192-0-2-9`.
     #[must_use]
     pub fn default_name(&self) -> String {
@@ -43,35 +64,23 @@ impl FromStr for SendWork {
             text: text.to_owned(),
             problem,
         };
-        let form = "write RING[,RING...]:KIND:REMOTE, for instance cisco:gretap:192.0.2.9";
         // Rings may have a colon (shm:cisco), and so have the addresses of IPv6.
-        let mut rings = Vec::new();
-        let mut rest = text;
+        let mut end = 0;
         loop {
-            let prefix = if rest.starts_with("shm:") { 4 } else { 0 };
-            let len = rest[prefix..].find([',', ':']).ok_or_else(|| bad(form))?;
-            let (ring, more) = rest.split_at(prefix + len);
-            if len == 0 {
-                return Err(bad(form));
-            }
-            rings.push(ring.to_owned());
-            rest = &more[1..];
-            if more.starts_with(':') {
+            let ring = &text[end..];
+            let prefix = if ring.starts_with("shm:") { 4 } else { 0 };
+            let len = ring[prefix..].find([',', ':']);
+            end += prefix + len.ok_or_else(|| bad(SEND_FORM))?;
+            if text[end..].starts_with(':') {
                 break;
             }
+            end += 1;
         }
-        let (kind, remote) = rest.split_once(':').ok_or_else(|| bad(form))?;
-        let bare = remote.strip_prefix('[').and_then(|r| r.strip_suffix(']'));
-        let remote = bare.unwrap_or(remote).to_owned();
-        if remote.is_empty() {
-            return Err(bad(form));
-        }
+        let (kind, remote) = text[end + 1..]
+            .split_once(':')
+            .ok_or_else(|| bad(SEND_FORM))?;
         let kind = kind_of(kind).ok_or_else(|| bad(KINDS))?;
-        Ok(SendWork {
-            rings,
-            kind,
-            remote,
-        })
+        SendWork::new(&text[..end], kind, remote).map_err(|_| bad(SEND_FORM))
     }
 }
 
@@ -101,6 +110,8 @@ impl FromStr for ReceiveWork {
         Ok(ReceiveWork { kind, ring })
     }
 }
+
+const SEND_FORM: &str = "write RING[,RING...]:KIND:REMOTE, for instance cisco:gretap:192.0.2.9";
 
 const KINDS: &str =
     "the kinds are gre, gretap, nvgre, erspan, vxlan, geneve, gue, fou, ipip and tzsp";
