@@ -25,10 +25,12 @@ pub mod bench;
 mod ctl;
 mod daemon;
 mod generator;
+pub mod kernel_peer;
 mod lab;
 mod link;
 mod netns;
 pub mod payload;
+mod ring;
 mod sink;
 mod wait;
 
@@ -38,6 +40,7 @@ pub use generator::{Generator, Sending, Sent, send_frames};
 pub use lab::{Lab, LabOptions, Port};
 pub use link::{End, LinkCounters, Veth};
 pub use netns::{Netns, root_or_skip};
+pub use ring::{RingReader, RingWriter, published};
 pub use sink::{Latency, Report, Sink, SinkOptions, StreamReport};
 pub use wait::{wait_for, wait_until};
 

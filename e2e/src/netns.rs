@@ -29,9 +29,15 @@ pub fn root_or_skip() -> bool {
         std::env::var_os("FLUXCAP_TEST_SKIP_ROOT").is_some(),
         "{test} needs root to make network namespaces; set FLUXCAP_TEST_SKIP_ROOT=1 to skip such tests"
     );
-    // Not println: the line must be seen although the test passes.
-    let _ = writeln!(std::io::stderr(), "skipped: {test} needs root");
+    skipped("needs root");
     false
+}
+
+/// Tells why the test that the calling thread runs is passed over.
+pub(crate) fn skipped(reason: &str) {
+    let test = thread::current().name().unwrap_or("test").to_owned();
+    // Not println: the line must be seen although the test passes. It must be a line of its own, and a lone test's name may stand in front.
+    let _ = writeln!(std::io::stderr(), "\nskipped: {test}: {reason}");
 }
 
 /// A name that no other test, in this process or another, uses: `flux-PID-N`.
