@@ -29,3 +29,4 @@ pub mod stress;
 pub mod system;
 pub mod targets;
 pub mod trial;
+pub mod tunnel;

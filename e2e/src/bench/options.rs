@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use clap::Parser;
 
-use crate::bench::plan::{Cell, Effort, FULL, Part, QUICK, plan, soak};
+use crate::bench::plan::{Cell, Effort, FULL, Part, QUICK, plan, soak, tunnels};
+use crate::bench::tunnel;
 
 /// Measures fluxcap and others side by side, in network namespaces of its own. Writes bench.json, bench.md, cpu.svg and rate.svg.
 #[derive(Clone, Debug, Parser)]
@@ -25,10 +26,10 @@ pub struct Options {
     /// Only these parts.
     #[arg(long, value_enum, value_delimiter = ',', value_name = "PART")]
     pub only: Vec<Part>,
-    /// Only these shapes, such as 1->2.
+    /// Only these shapes, such as 1->2, and kinds of tunnels, such as gretap.
     #[arg(long, value_delimiter = ',', value_name = "SHAPE")]
     pub shapes: Vec<String>,
-    /// Only these sizes: 64, 512, 1514, IMIX.
+    /// Only these sizes: 64, 512, 1400 (tunnels), 1514, IMIX.
     #[arg(long, value_delimiter = ',', value_name = "SIZE")]
     pub sizes: Vec<String>,
     /// Only these kinds of far ends: xdp, gro, plain.
@@ -70,9 +71,6 @@ impl Options {
         if let Some(duration) = self.soak {
             return vec![soak(duration)];
         }
-        let is_in = |list: &[String], name: &str| {
-            list.is_empty() || list.iter().any(|wanted| wanted.eq_ignore_ascii_case(name))
-        };
         let mut cells = plan(self.quick);
         for cell in &mut cells {
             cell.systems
@@ -89,6 +87,31 @@ impl Options {
         });
         cells
     }
+
+    /// The cells of tunnels that are wanted. Their shape is the kind of tunnel.
+    #[must_use]
+    pub fn tunnels(&self) -> Vec<tunnel::Cell> {
+        if !self.wants(Part::Tunnel) {
+            return Vec::new();
+        }
+        let mut cells = tunnels(self.quick);
+        for cell in &mut cells {
+            cell.kinds.retain(|kind| is_in(&self.shapes, kind.name()));
+            cell.sizes.retain(|(size, _)| is_in(&self.sizes, size));
+            cell.ways.retain(|way| is_in(&self.systems, &way.name()));
+            cell.rounds = self.rounds.unwrap_or(cell.rounds);
+        }
+        cells.retain(|cell| {
+            let empty = cell.kinds.is_empty() || cell.sizes.is_empty() || cell.ways.is_empty();
+            is_in(&self.peers, cell.peer.name()) && !empty
+        });
+        cells
+    }
+}
+
+/// Whether a name is in a list; an empty one has all.
+fn is_in(list: &[String], name: &str) -> bool {
+    list.is_empty() || list.iter().any(|wanted| wanted.eq_ignore_ascii_case(name))
 }
 
 /// `90s`, `10m`, `1h`.
@@ -134,6 +157,32 @@ mod tests {
         );
         assert_eq!(cells(&["--soak", "10m"]).len(), 1);
         assert!(cells(&["--shapes", "3->3"]).is_empty());
+    }
+
+    #[test]
+    fn tunnels_are_chosen_in_the_same_way() {
+        let tunnels = |args: &[&str]| Options::parse_from([&["bench"], args].concat()).tunnels();
+        assert!(!tunnels(&[]).is_empty());
+        assert!(tunnels(&["--only", "rate"]).is_empty());
+        let one = tunnels(&[
+            "--shapes",
+            "gue",
+            "--sizes",
+            "64",
+            "--peers",
+            "xdp",
+            "--systems",
+            "sendto",
+        ]);
+        assert_eq!(
+            (
+                one.len(),
+                one[0].kinds.len(),
+                one[0].sizes.len(),
+                one[0].ways.len()
+            ),
+            (1, 1, 1, 1)
+        );
     }
 
     #[test]

@@ -6,6 +6,8 @@ use crate::bench::bed::Shape;
 use crate::bench::frame::{MIXES, Mix};
 use crate::bench::sink::Peer;
 use crate::bench::system::System;
+use crate::bench::tunnel::packets::Kind;
+use crate::bench::tunnel::{self, Way};
 
 /// What is measured of a system in a cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +43,8 @@ pub enum Part {
     Check,
     /// Idle daemons.
     Idle,
+    /// CPU of tunnels, beside a loop of sendto(2).
+    Tunnel,
     /// The ring alone against memcpy.
     Ring,
 }
@@ -199,6 +203,49 @@ pub fn plan(quick: bool) -> Vec<Cell> {
         mixes: mixes.to_vec(),
         systems: systems.to_vec(),
         measures: measures.to_vec(),
+        rounds,
+    };
+    rows.iter().map(cell).collect()
+}
+
+/// Rows of the plan of tunnels: peer, sizes, who takes turns, rounds.
+type TunnelRow = (
+    Peer,
+    &'static [(&'static str, usize)],
+    &'static [Way],
+    usize,
+);
+
+/// Lengths of inner frames; "64" and "512" count the FCS.
+const TUNNEL_SIZES: &[(&str, usize)] = &[("64", 60), ("512", 508), ("1400", 1400)];
+const TUNNEL_ENDS: &[(&str, usize)] = &[TUNNEL_SIZES[0], TUNNEL_SIZES[2]];
+
+#[rustfmt::skip]
+const TUNNEL_PLAN: &[TunnelRow] = &[
+    (Xdp, TUNNEL_SIZES, &[Way::Loop, Way::Send("auto"), Way::Send("sendmmsg"), Way::Receive], 2),
+    (Xdp, TUNNEL_ENDS, &[Way::Send("ip")], 1),
+    (Gro, TUNNEL_ENDS, &[Way::Loop, Way::Send("auto")], 1),
+    (Plain, TUNNEL_ENDS, &[Way::Loop, Way::Send("auto")], 1),
+];
+
+#[rustfmt::skip]
+const QUICK_TUNNEL_PLAN: &[TunnelRow] = &[
+    (Xdp, &[TUNNEL_SIZES[0]], &[Way::Loop, Way::Send("auto"), Way::Send("sendmmsg"), Way::Receive], 1),
+];
+
+/// All cells of tunnels.
+#[must_use]
+pub fn tunnels(quick: bool) -> Vec<tunnel::Cell> {
+    let rows = if quick {
+        QUICK_TUNNEL_PLAN
+    } else {
+        TUNNEL_PLAN
+    };
+    let cell = |&(peer, sizes, ways, rounds): &TunnelRow| tunnel::Cell {
+        peer,
+        kinds: vec![Kind::Gretap, Kind::Vxlan, Kind::Gue],
+        sizes: sizes.to_vec(),
+        ways: ways.to_vec(),
         rounds,
     };
     rows.iter().map(cell).collect()

@@ -14,6 +14,7 @@ use crate::bench::plot::{Line, chart};
 use crate::bench::results::{Case, Results, Summary, figure};
 use crate::bench::run::{OVERLOAD, SOAK_SHARE, short};
 use crate::bench::targets::verdicts;
+use crate::bench::tunnel::LOOP;
 
 /// What others are compared with, the first that was measured.
 const REFERENCES: [&str; 3] = ["fluxcap 3.2", "daemonlogger", "tc mirred"];
@@ -142,6 +143,7 @@ fn markdown(results: &Results) -> String {
     text += &disturbance(results);
     text += &targets(results);
     text += &rates(results);
+    text += &tunnels(results);
     text += &latencies(results);
     text += &overloads(results);
     text += &others(results);
@@ -187,7 +189,7 @@ fn targets(results: &Results) -> String {
     section(
         "Targets",
         &format!(
-            "All of 1 -> 2. Tunnels and replication in the kernel are not part of this bench.{without}"
+            "All of 1 -> 2, but for tunnels. Replication in the kernel is not part of this bench.{without}"
         ),
         &["what", "size", "target", "measured", ""],
         rows,
@@ -268,6 +270,44 @@ fn rate_row(results: &Results, case: &Case, reference: Option<&str>) -> Vec<Stri
             .median(case, figure::MEMORY)
             .map_or(String::new(), |bytes| format!("{:.0}", bytes / 1e6)),
     ]
+}
+
+/// CPU of tunnels, and what that is of the loop in the same place.
+fn tunnels(results: &Results) -> String {
+    let cases = results.cases_with(figure::CPU_TUNNEL);
+    let mut cases: Vec<&Case> = cases.iter().collect();
+    cases.sort_by_key(|case| (&case.shape, &case.peer, case.size.parse::<u32>().ok()));
+    let rows = cases.iter().map(|case| {
+        let own = results.summary(case, figure::CPU_TUNNEL);
+        let ratio = own
+            .zip(results.of_other(case, LOOP, figure::CPU_TUNNEL))
+            .map(|(own, of_loop)| format!("{:.2}", own.median / of_loop));
+        vec![
+            case.shape.clone(),
+            case.peer.clone(),
+            case.size.clone(),
+            case.system.clone(),
+            own.map_or(String::new(), |own| ranged(own, 1.0)),
+            ratio.unwrap_or_default(),
+        ]
+    });
+    section(
+        "Tunnels",
+        &format!(
+            "At {} kpps, each frame of another flow than the one before. `{LOOP}` is a loop that sends packets of the same length, made beforehand, \
+            by one sendto(2) each on a raw socket.",
+            FIXED_RATE / 1e3
+        ),
+        &[
+            "tunnel",
+            "peers",
+            "size",
+            "system",
+            "CPU ns/frame",
+            "of the loop",
+        ],
+        rows.collect(),
+    )
 }
 
 /// A median, and the range when there were several rounds.
@@ -441,6 +481,9 @@ fn method() -> String {
     always holds back apart; that delay counts as time. A trial that loses frames is made again once, since other guests of the machine can be the cause. `>=`: the source could not offer more.\n\
     - CPU per frame: time that all CPUs of the machine are not idle (/proc/stat) nor with processes of others, per input frame, less the same with the same load and no system. It holds capture, copying, sending, the veth \
     and what the far end does; not the source and the way to the input's socket buffer.\n\
+    - Tunnels: CPU per frame as above. Taken off is what the same load costs without the tunnel: frames published in a ring that nobody reads, a loop that \
+    sends nothing, packets that arrive for another host. The sent side holds reading the ring, encapsulation, sending, the veth and the far end's program, which counts \
+    packets and bytes; the received side holds the host's IP stack, the socket, decapsulation and writing the ring.\n\
     - Memory: PSS of all processes, after the trial. Medians of all rounds, ranges in brackets; systems take turns within a round.\n"
         .to_owned()
 }

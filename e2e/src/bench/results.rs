@@ -16,6 +16,8 @@ pub mod figure {
     pub const CPU: &str = "cpu";
     /// CPU per frame at the fixed rate.
     pub const CPU_FIXED: &str = "cpu_fixed";
+    /// CPU per frame of a tunnel, or of the loop that it is compared with, at the fixed rate.
+    pub const CPU_TUNNEL: &str = "cpu_tunnel";
     /// Memory of all processes (PSS).
     pub const MEMORY: &str = "memory";
     /// Share of a CPU that the busiest of idle daemons uses.

@@ -414,7 +414,7 @@ pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
 }
 
 /// A sample as a line of progress.
-fn line(sample: &Sample) -> String {
+pub(crate) fn line(sample: &Sample) -> String {
     let case = &sample.case;
     let mut line = format!(
         "{} {:5} {:>4} {:<18} round {}:",

@@ -134,9 +134,7 @@ impl Sending {
     fn open(device: &str, stream: u16) -> Result<Sending> {
         let mut live = Live::new()?;
         live.set_interfaces(&[index_of(device)])?;
-        let own = rustix::thread::gettid().to_string();
-        must_succeed(Command::new("chrt").args(["--fifo", "--pid", PRIORITY, &own]))?;
-        rustix::thread::set_current_timer_slack(std::num::NonZero::new(1))?;
+        become_source()?;
         Ok(Sending {
             live,
             stream,
@@ -146,28 +144,10 @@ impl Sending {
         })
     }
 
-    /// Sends bursts of the same size at equal distances: what a frame costs here must not depend on what becomes of it.
     fn send(&mut self, load: Load) -> Result<Sent> {
-        let mut sent = Sent::default();
-        let pace = Pace::of(load.rate);
-        let begin = now_ns();
-        let end = begin + u64::try_from(load.duration.as_nanos()).unwrap_or(u64::MAX / 2);
-        let mut due = begin;
-        loop {
-            let now = now_ns();
-            if now >= end {
-                break;
-            }
-            if now < due {
-                sleep_until(due.min(end));
-                continue;
-            }
-            sent.refused += self.burst(load, sent.frames, pace.burst, now)?;
-            sent.frames += pace.burst;
-            due = (due + pace.gap_ns).max(now.saturating_sub(LONGEST_LAG_NS));
-        }
-        sent.elapsed = Duration::from_nanos(now_ns() - begin);
-        Ok(sent)
+        paced(load.rate, load.duration, |first, count, now| {
+            self.burst(load, first, count, now)
+        })
     }
 
     /// Sends frames `first` to `first + count`; returns how many found no room.
@@ -199,6 +179,43 @@ impl Sending {
         }
         Ok(report.refused())
     }
+}
+
+/// Calls `burst` with the number of its first frame, how many there are, and the time; it returns how many found no room. Bursts are of the same size
+/// and at equal distances: what a frame costs here must not depend on what becomes of it.
+pub(crate) fn paced(
+    rate: f64,
+    duration: Duration,
+    mut burst: impl FnMut(u64, u64, u64) -> Result<u64>,
+) -> Result<Sent> {
+    let mut sent = Sent::default();
+    let pace = Pace::of(rate);
+    let begin = now_ns();
+    let end = begin + u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX / 2);
+    let mut due = begin;
+    loop {
+        let now = now_ns();
+        if now >= end {
+            break;
+        }
+        if now < due {
+            sleep_until(due.min(end));
+            continue;
+        }
+        sent.refused += burst(sent.frames, pace.burst, now)?;
+        sent.frames += pace.burst;
+        due = (due + pace.gap_ns).max(now.saturating_sub(LONGEST_LAG_NS));
+    }
+    sent.elapsed = Duration::from_nanos(now_ns() - begin);
+    Ok(sent)
+}
+
+/// Gives the calling thread the priority and the timers of a source.
+pub(crate) fn become_source() -> Result<()> {
+    let own = rustix::thread::gettid().to_string();
+    must_succeed(Command::new("chrt").args(["--fifo", "--pid", PRIORITY, &own]))?;
+    rustix::thread::set_current_timer_slack(std::num::NonZero::new(1))?;
+    Ok(())
 }
 
 /// Bursts for a rate.

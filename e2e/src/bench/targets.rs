@@ -2,6 +2,7 @@
 
 use crate::bench::results::{Case, Results, figure};
 use crate::bench::run::short;
+use crate::bench::tunnel::LOOP;
 
 /// Fluxcap with its defaults.
 const AUTO: &str = "fluxcap auto";
@@ -31,6 +32,8 @@ impl Bound {
 enum Unit {
     /// Of the figure of fluxcap 3.2 in the same place.
     OfC,
+    /// Of the figure of the loop of sendto(2) in the same place.
+    OfLoop,
     Milliseconds,
     Megabytes,
     Percent,
@@ -40,7 +43,7 @@ enum Unit {
 impl Unit {
     fn write(self, number: f64) -> String {
         match self {
-            Unit::OfC => format!("{number:.2} x"),
+            Unit::OfC | Unit::OfLoop => format!("{number:.2} x"),
             Unit::Milliseconds => format!("{:.2} ms", number / 1e6),
             Unit::Megabytes => format!("{:.0} MB", number / 1e6),
             Unit::Percent => format!("{:.2} %", number * 100.0),
@@ -53,6 +56,8 @@ impl Unit {
 #[derive(Clone, Copy, Debug)]
 struct Target {
     what: &'static str,
+    /// Inputs and outputs, or the kind of tunnel.
+    shape: &'static str,
     system: &'static str,
     peer: &'static str,
     size: &'static str,
@@ -70,6 +75,7 @@ const fn target(
 ) -> Target {
     Target {
         what,
+        shape: "1->2",
         system,
         peer,
         size,
@@ -77,6 +83,30 @@ const fn target(
         bound,
         unit,
     }
+}
+
+/// Tunnels: what, `--io`, of which share of the loop's CPU at most. For each kind and size.
+const TUNNELS: [(&str, &str, f64); 2] = [
+    ("CPU per frame sent, best way", AUTO, 0.3),
+    ("CPU per frame sent, sendmmsg only", "fluxcap sendmmsg", 0.7),
+];
+
+fn tunnel_targets() -> impl Iterator<Item = Target> {
+    let places = ["gretap", "vxlan", "gue"]
+        .into_iter()
+        .flat_map(|kind| ["64", "512", "1400"].map(|size| (kind, size)));
+    places.flat_map(|(shape, size)| {
+        TUNNELS.map(|(what, system, most)| Target {
+            shape,
+            ..target(
+                what,
+                (system, "xdp", size),
+                figure::CPU_TUNNEL,
+                AtMost(most),
+                Unit::OfLoop,
+            )
+        })
+    })
 }
 
 /// All are of 1 -> 2.
@@ -269,29 +299,34 @@ pub struct Verdict {
 /// All targets.
 #[must_use]
 pub fn verdicts(results: &Results) -> Vec<Verdict> {
-    let mut verdicts: Vec<Verdict> = TARGETS
-        .iter()
-        .map(|target| verdict(results, target))
-        .collect();
+    let targets = TARGETS.iter().copied().chain(tunnel_targets());
+    let mut verdicts: Vec<Verdict> = targets.map(|target| verdict(results, &target)).collect();
     verdicts.extend(ring_verdicts(results.ring.as_deref().unwrap_or_default()));
     verdicts
 }
 
 fn verdict(results: &Results, target: &Target) -> Verdict {
     let case = Case {
-        shape: "1->2".to_owned(),
+        shape: target.shape.to_owned(),
         peer: target.peer.to_owned(),
         size: target.size.to_owned(),
         system: target.system.to_owned(),
     };
     let own = results.median(&case, target.figure);
+    let of = |other| {
+        let other = results.of_other(&case, other, target.figure);
+        own.zip(other).map(|(own, other)| own / other)
+    };
     let number = match target.unit {
-        Unit::OfC => own
-            .zip(results.of_other(&case, C, target.figure))
-            .map(|(own, other)| own / other),
+        Unit::OfC => of(C),
+        Unit::OfLoop => of(LOOP),
         _ => own,
     };
-    row(target.what, target.size, target.bound, number, target.unit)
+    let what = match target.unit {
+        Unit::OfLoop => format!("{}, {}", target.shape, target.what),
+        _ => target.what.to_owned(),
+    };
+    row(&what, target.size, target.bound, number, target.unit)
 }
 
 fn row(what: &str, size: &str, bound: Bound, number: Option<f64>, unit: Unit) -> Verdict {
@@ -299,10 +334,10 @@ fn row(what: &str, size: &str, bound: Bound, number: Option<f64>, unit: Unit) ->
         AtMost(limit) => ("<=", limit),
         AtLeast(limit) => (">=", limit),
     };
-    let of = if matches!(unit, Unit::OfC) {
-        " fluxcap 3.2"
-    } else {
-        ""
+    let of = match unit {
+        Unit::OfC => " fluxcap 3.2",
+        Unit::OfLoop => " sendto",
+        _ => "",
     };
     Verdict {
         what: what.to_owned(),

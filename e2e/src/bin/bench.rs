@@ -12,6 +12,7 @@ use fluxcap_e2e::bench::plan::Part;
 use fluxcap_e2e::bench::report;
 use fluxcap_e2e::bench::results::Results;
 use fluxcap_e2e::bench::run::Runner;
+use fluxcap_e2e::bench::tunnel;
 
 fn main() -> ExitCode {
     match run(&Options::parse()) {
@@ -49,6 +50,9 @@ fn run(options: &Options) -> Result<bool> {
     let mut runner = Runner::new(options.effort());
     for cell in &cells {
         runner.cell(cell);
+    }
+    for cell in options.tunnels() {
+        tunnel::measure(&cell, options.effort().fixed, &mut runner.samples);
     }
     let ring = match &options.ring_bench {
         Some(program) if options.wants(Part::Ring) => Some(report::ring(program)?),
