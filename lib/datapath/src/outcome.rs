@@ -68,6 +68,7 @@ pub fn outcome_of(fate: Fate) -> Outcome {
         Fate::Malformed => Outcome::Malformed,
         Fate::LinkDown => Outcome::LinkDown,
         Fate::NoInterface => Outcome::NoInterface,
-        Fate::Unreachable | Fate::NoRoute | Fate::Denied | Fate::Other => Outcome::Refused,
+        Fate::NoRoute => Outcome::NoRoute,
+        Fate::Unreachable | Fate::Denied | Fate::Other => Outcome::Refused,
     }
 }

@@ -47,6 +47,16 @@ impl Output {
         }
     }
 
+    /// The name by which the interface is looked for.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The interface, while there is one.
+    pub fn link(&self) -> Option<&Link> {
+        self.link.as_ref()
+    }
+
     /// Whether nothing has changed since the way was chosen, and there is one if there is an interface.
     pub(crate) fn is_settled(&self) -> bool {
         let now = self.link.as_ref().map(choice::fitness);

@@ -74,6 +74,29 @@ impl Outputs {
         !served.any(SendReport::interrupted)
     }
 
+    /// Has the output at a place be another interface from now on. Its counters go on.
+    pub fn set_interface(&mut self, place: usize, name: &str) {
+        let Some(output) = self.list.get_mut(place) else {
+            return;
+        };
+        let live = output.live.clone();
+        *output = Output {
+            live,
+            ..Output::new(name)
+        };
+        self.backends.release(place);
+        self.memories[place] = Memory::default();
+        self.find();
+    }
+
+    /// Waits, not for long, until what was sent has left all queues, as far as can be told: what is sent in another way from then on
+    /// must not overtake it.
+    pub fn settle_down(&mut self) {
+        self.backends
+            .in_use()
+            .for_each(|backend| backend.settle_down());
+    }
+
     /// Sends what did not reach an output by live frames: the last of the frames that it was to get, so order is kept.
     #[cold]
     fn send_otherwise(&mut self, frames: &mut [Outgoing<'_>], place: usize) {

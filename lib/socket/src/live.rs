@@ -301,6 +301,11 @@ impl Transmitter for Live {
         }
     }
 
+    fn settle_down(&mut self) {
+        self.path.wait();
+        self.few.settle_down();
+    }
+
     fn max_frame(&self) -> usize {
         self.few.max_frame()
     }

@@ -2,10 +2,11 @@
 
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
 
 use crate::address::{SocketAddress, domain};
 use crate::mmsg::Messages;
-use crate::sendmmsg::SEND_BUFFER;
+use crate::sendmmsg::{DRAIN, SEND_BUFFER};
 use crate::{Error, Outgoing, SendReport, SockFilter, sys};
 
 /// A raw socket that sends to one address and receives nothing.
@@ -76,6 +77,17 @@ impl RawIp {
     /// Where packets go, whatever their headers say.
     pub fn destination(&self) -> IpAddr {
         self.destination
+    }
+
+    /// Waits, not for long, until what was sent has left the queues of the host, as far as the kernel knows: what is sent in another way
+    /// from then on must not overtake it. Packets that wait for a neighbour count as such too.
+    pub fn settle_down(&self) {
+        let end = Instant::now() + DRAIN;
+        while sys::unsent_bytes(self.fd.as_fd()).is_ok_and(|bytes| bytes > 0)
+            && Instant::now() < end
+        {
+            std::thread::yield_now();
+        }
     }
 
     /// Sends the packets that go to output 0, whose bytes begin with an IP header, and says in `report` what became of each. The

@@ -63,8 +63,7 @@ impl Sendmmsg {
         Ok(transmit)
     }
 
-    /// Waits, not for long, until all has arrived that was sent through sockets that are to be closed: what is sent in another way
-    /// from then on must not overtake it.
+    /// Waits, not for long, until all has arrived that was sent through these sockets.
     fn drain(&self, closing: impl Fn(&Socket) -> bool) {
         let end = Instant::now() + DRAIN;
         let full = |socket: &Socket| sys::unsent_bytes(socket.fd.as_fd()).is_ok_and(|n| n > 0);
@@ -175,6 +174,10 @@ impl Transmitter for Sendmmsg {
                 self.send_to(output, frames, 0, report);
             }
         }
+    }
+
+    fn settle_down(&mut self) {
+        self.drain(|_| true);
     }
 
     fn max_frame(&self) -> usize {

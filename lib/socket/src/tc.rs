@@ -7,6 +7,7 @@ use aya::programs::{Program, SchedClassifier};
 
 use crate::area::{Area, RESULTS};
 use crate::bpf::{self, LOAD, Run};
+use crate::sendmmsg::SETTLE;
 use crate::transmit::{clear, places};
 use crate::{Error, Fate, MAX_OUTPUTS, Outgoing, SendReport, Sendmmsg, Transmitter};
 
@@ -162,6 +163,12 @@ impl Transmitter for Tc {
         while next < frames.len() {
             next = self.send_some(frames, next, reports);
         }
+    }
+
+    fn settle_down(&mut self) {
+        // There is no asking what has become of clones.
+        std::thread::sleep(SETTLE);
+        self.long.settle_down();
     }
 
     fn max_frame(&self) -> usize {

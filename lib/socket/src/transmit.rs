@@ -58,6 +58,10 @@ pub trait Transmitter: std::fmt::Debug + Send {
     /// queue, up to 100 ms.
     fn send(&mut self, frames: &[Outgoing<'_>], reports: &mut [SendReport]);
 
+    /// Waits, not for long, until what was sent has left the queues of the interfaces and of their peers, as far as can be told: what is
+    /// sent in another way from then on must not overtake it.
+    fn settle_down(&mut self);
+
     /// What is worth knowing about how it serves its interfaces, for people; empty when there is nothing.
     fn mode(&self) -> &'static str {
         ""

@@ -107,6 +107,12 @@ impl Transmitter for Xsk {
         }
     }
 
+    fn settle_down(&mut self) {
+        let ports = self.ports.iter_mut().flatten();
+        ports.for_each(|port| port.settle(DRAIN));
+        self.long.settle_down();
+    }
+
     fn max_frame(&self) -> usize {
         self.long.max_frame()
     }
