@@ -142,6 +142,12 @@ impl Encap {
         }
     }
 
+    /// Whether anything in the packet depends on [`FrameFacts::flow_hash`].
+    pub fn uses_flow(&self) -> bool {
+        let port = self.spec.kind.is_udp() && self.spec.source_port.is_none();
+        port || self.spec.kind == TunnelKind::Nvgre || self.spec.destination.is_ipv6()
+    }
+
     /// The UDP destination port; none for kinds without UDP.
     pub fn destination_port(&self) -> Option<u16> {
         self.spec.kind.is_udp().then_some(self.destination_port)
@@ -315,7 +321,8 @@ impl Encap {
     #[inline]
     fn fields(&mut self, flow_hash: u32, ip: Option<&InnerIp<'_>>) -> Fields {
         let identification = self.next_identification;
-        self.next_identification = identification.wrapping_add(1);
+        // Never 0 again: raw sockets put a number of their own there, another one for each fragment.
+        self.next_identification = identification.checked_add(1).unwrap_or(1);
         Fields {
             tos: match self.spec.tos {
                 Field::Fixed(tos) => tos,
