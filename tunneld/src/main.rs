@@ -1,7 +1,9 @@
 //! tunneld sends shared-memory rings into tunnels and receives tunnels into rings.
 
 mod args;
+mod encap_path;
 mod job;
+mod path;
 mod receive;
 mod send;
 mod service;

@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "the two data paths, which fill this, come next")]
 
+use fluxcap_datapath::{FeedLive, OutcomeLive};
 use fluxcap_proto::v1;
 use fluxcap_ring::Outcome;
 use fluxcap_service::Counter;
@@ -22,17 +23,14 @@ pub(crate) struct TunnelLive {
 /// Totals of a sending tunnel.
 #[derive(Debug, Default)]
 pub(crate) struct SendLive {
-    /// Frames taken out of the rings.
-    pub(crate) delivered: Counter,
-    /// Frames overwritten in a ring before this tunnel came to them.
-    pub(crate) lapped: Counter,
-    /// Outer packets from their IP header on.
-    pub(crate) sent_bytes: Counter,
+    /// What came out of the rings.
+    pub(crate) rings: FeedLive,
+    /// What became of it; the bytes are those of outer packets from their IP header on.
+    pub(crate) frames: OutcomeLive,
     /// Outer packets that went as fragments.
     pub(crate) fragmented: Counter,
     /// These fragments.
     pub(crate) fragments: Counter,
-    outcomes: [Counter; Outcome::ALL.len()],
 }
 
 /// Totals of a receiving tunnel.
@@ -115,30 +113,13 @@ pub(crate) enum Details {
 }
 
 impl SendLive {
-    /// Adds `n` frames that ended as `outcome`.
-    pub(crate) fn add(&self, outcome: Outcome, n: u64) {
-        self.outcomes[outcome.index()].add(n);
-    }
-
-    fn get(&self, outcome: Outcome) -> u64 {
-        self.outcomes[outcome.index()].get()
-    }
-
-    fn drops(&self) -> BTreeMap<String, u64> {
-        let drops = Outcome::ALL
-            .iter()
-            .filter(|o| o.is_terminal() && **o != Outcome::Sent);
-        let counts = drops.map(|o| (o.as_str(), self.get(*o)));
-        nonzero(counts)
-    }
-
     fn fill(&self, status: v1::TunnelSendStatus) -> v1::TunnelSendStatus {
         v1::TunnelSendStatus {
-            delivered_frames: self.delivered.get(),
-            lapped_frames: self.lapped.get(),
-            sent_frames: self.get(Outcome::Sent),
-            sent_bytes: self.sent_bytes.get(),
-            truncated_frames: self.get(Outcome::Truncated),
+            delivered_frames: self.rings.delivered.get(),
+            lapped_frames: self.rings.lapped.get(),
+            sent_frames: self.frames.get(Outcome::Sent),
+            sent_bytes: self.frames.sent_bytes.get(),
+            truncated_frames: self.frames.get(Outcome::Truncated),
             fragmented_frames: self.fragmented.get(),
             fragments: self.fragments.get(),
             ..status
@@ -175,7 +156,7 @@ impl TunnelLive {
         match details {
             Details::None => v1::TunnelStatus::default(),
             Details::Send(status) => v1::TunnelStatus {
-                dropped_frames: self.send.drops(),
+                dropped_frames: self.send.frames.drops(),
                 send: Some(self.send.fill(status)),
                 ..Default::default()
             },
