@@ -12,18 +12,19 @@
 //! ```
 //!
 //! Next to it: [`flow_hash`], one value for both directions of a flow, and [`complete_checksum`],
-//! for frames that a local sender left to a network card that never saw them.
+//! for frames that a local sender left to a network card that never saw them. [`tunnel`] puts frames into
+//! outer packets and takes them out.
 //!
 //! Guarantees, all of them tested with random bytes:
 //!
 //! * Every function is total. Truncated, corrupt and empty frames give a defined answer, never a panic.
-//! * Nothing here allocates once a [`Filter`] is compiled.
+//! * Nothing here allocates once a [`Filter`] is compiled and a tunnel's header prepared.
 //! * `wire_len() >= len()` holds for every [`WireFrame`].
 //! * Which frames pass does not depend on where a filter runs: [`Filter::kernel_program`] lets
 //!   through at least what [`Filter::matches`] accepts, and [`Filter::needs_user_check`] names the
 //!   frames for which it may let through more.
 //!
-//! Deliberately absent: sockets, rings, tunnel headers, timestamps.
+//! Deliberately absent: sockets, rings, clocks.
 
 #![cfg_attr(
     test,

@@ -287,3 +287,6 @@ pub enum InvalidTunnel {
     #[error("tzsp can be received only")]
     ReceiveOnly,
 }
+
+#[cfg(test)]
+mod tests;
