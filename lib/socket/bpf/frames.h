@@ -23,6 +23,7 @@
 
 #define EINVAL 22
 #define ENODEV 19
+#define ENOBUFS 105
 
 /* One frame. It is sent to `count` outputs, one attempt after the other. */
 struct frame {
@@ -45,7 +46,7 @@ struct header {
 	__u32 end;		/* offset behind the last one */
 	__u32 turn;		/* which of the present frame's outputs is next */
 	__u32 attempts;		/* frames times outputs that were tried */
-	__u32 dead;		/* outputs that refused a frame, by bit: nothing is tried there any more */
+	__u32 dead;		/* outputs that refused a frame or had no room, by bit: nothing is tried there any more */
 	__u32 events;		/* entries of event[] */
 	__u64 task;		/* who runs the program */
 	__u32 ifindex[OUTPUTS];

@@ -145,8 +145,8 @@ int flushed(__u64 *ctx)
 			header->event[at].err = err;
 			header->events = at + 1;
 		}
-		if (err)
-			give_up(header, output, err);
+		/* Without room, what comes after must not overtake what was dropped. */
+		give_up(header, output, err ? err : -ENOBUFS);
 	}
 	header->flushed[output] += sent + drops;
 	return 0;

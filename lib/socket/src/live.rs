@@ -24,6 +24,10 @@ const TEMPLATE: usize = 1536;
 const LONGEST: usize = 3408;
 /// Errors of the system for want of memory before the frames left are given up.
 const PATIENCE: u32 = 3;
+/// Pause before what found no room in a queue of the peer is tried again: about as long as the peer takes to empty it.
+const ROOM_PAUSE: Duration = Duration::from_micros(50);
+/// Pauses of one call, 10 ms at the most, after which frames that find no room are dropped.
+const ROOM_PAUSES: u32 = 64;
 
 /// A transmitter by live frames.
 ///
@@ -155,6 +159,7 @@ impl Live {
                 }
             }
             self.settle(frames, first..end, &mut todo, reports);
+            todo.wait_for_room();
         }
     }
 
@@ -211,6 +216,8 @@ impl Live {
         if position >= ran.queued {
             match whole(ran.refused) {
                 Some(fate) => todo.end(output, fate, place),
+                // Not tried, because those before it found no room.
+                None if ran.refused == libc::ENOBUFS => todo.next[output] = place,
                 None => {
                     report.refuse(place, ran.refused);
                     todo.next[output] = place + 1;
@@ -226,20 +233,25 @@ impl Live {
             None if position < ran.flushed => report.add_sent(bytes),
             // A run ends with all queues flushed: that was not seen, and nothing may count as sent unseen.
             None => report.fail(place, Fate::Other),
-            Some(0) => report.fail(place, Fate::NoBuffer),
-            Some(errno) => {
-                let dropped = |position| {
-                    let mut events = self.area.events();
-                    events.any(|event| event.covers(output, position))
-                };
-                // A frame behind one that left would come too late.
-                let is_last = (position..ran.flushed).all(dropped);
-                match whole(errno).filter(|_| is_last) {
-                    Some(fate) => todo.end(output, fate, place),
-                    None => report.refuse(place, errno),
-                }
+            Some(0) if todo.may_wait() && self.is_last(output, position) => {
+                todo.retry(output, place);
+                report.retries += 1;
             }
+            Some(0) => report.fail(place, Fate::NoBuffer),
+            Some(errno) => match whole(errno).filter(|_| self.is_last(output, position)) {
+                Some(fate) => todo.end(output, fate, place),
+                None => report.refuse(place, errno),
+            },
         }
+    }
+
+    /// Whether all frames from this position on were dropped too. A frame behind one that left would come too late.
+    fn is_last(&self, output: usize, position: usize) -> bool {
+        let dropped = |position| {
+            let mut events = self.area.events();
+            events.any(|event| event.covers(output, position))
+        };
+        (position..self.area.ran(output).flushed).all(dropped)
     }
 
     /// Sends one frame that is too long for live frames, when all before it have arrived.
@@ -331,6 +343,10 @@ struct Todo {
     next: [usize; MAX_OUTPUTS],
     /// What becomes of all frames from a place on.
     ended: [Option<(Fate, usize)>; MAX_OUTPUTS],
+    /// An output had no room in the last run.
+    full: bool,
+    /// Pauses that are left for such outputs.
+    pauses: u32,
 }
 
 impl Todo {
@@ -339,6 +355,27 @@ impl Todo {
             alive: places,
             next: [0; MAX_OUTPUTS],
             ended: [None; MAX_OUTPUTS],
+            full: false,
+            pauses: ROOM_PAUSES,
+        }
+    }
+
+    /// Whether what finds no room can be tried again.
+    fn may_wait(&self) -> bool {
+        self.pauses > 0
+    }
+
+    /// The frame at this place found no room at the output; it and those after it are to be tried again.
+    fn retry(&mut self, output: usize, place: usize) {
+        self.next[output] = place;
+        self.full = true;
+    }
+
+    /// Gives the peers time to empty their queues, if one was full.
+    fn wait_for_room(&mut self) {
+        if std::mem::take(&mut self.full) {
+            self.pauses -= 1;
+            std::thread::sleep(ROOM_PAUSE);
         }
     }
 
