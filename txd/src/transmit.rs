@@ -121,7 +121,9 @@ impl<'w> Transmit<'w> {
                 return self.worker.set_state(State::Failed, reason);
             }
             let busy = self.turn();
-            if !busy {
+            if busy {
+                self.placement.relieve();
+            } else {
                 self.intake.wait(self.placement.spin(), || self.is_idle());
             }
             if self.looked.elapsed() >= if busy { LOOK_BUSY } else { LOOK_IDLE } {

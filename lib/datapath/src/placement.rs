@@ -1,7 +1,7 @@
 //! Where, how urgently and how patiently the thread of a sender runs.
 
 use fluxcap_proto::v1::{Latency, Scheduling};
-use fluxcap_socket::{Affinity, place_thread};
+use fluxcap_socket::{Affinity, Starvation, place_thread};
 use std::time::Duration;
 
 /// With low latency: how long to look for frames before a sleep, which costs as much and more on each side.
@@ -10,18 +10,24 @@ const SPIN: Duration = Duration::from_micros(50);
 const SPIN_CPUS: usize = 4;
 
 /// What the calling thread was given of what its spec asks for.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Placement {
     spin: Duration,
     /// The CPUs that the thread could use before it was given some.
     any: Option<Affinity>,
     remark: String,
+    starvation: Starvation,
 }
 
 impl Placement {
     /// Places the calling thread as a spec says.
     pub fn new(latency: Latency, scheduling: Option<&Scheduling>) -> Placement {
-        let mut placement = Placement::default();
+        let mut placement = Placement {
+            spin: Duration::ZERO,
+            any: None,
+            remark: String::new(),
+            starvation: Starvation::watch(),
+        };
         placement.apply(latency, scheduling);
         placement
     }
@@ -41,6 +47,11 @@ impl Placement {
     /// What of the scheduling that was asked for cannot be had; often nothing.
     pub fn remark(&self) -> &str {
         &self.remark
+    }
+
+    /// To be called between two bursts: leaves a CPU that is taken up by what comes before this thread, if there is another one.
+    pub fn relieve(&mut self) {
+        self.starvation.relieve();
     }
 
     /// Nothing is tried when nothing is asked for.

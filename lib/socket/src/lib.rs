@@ -17,6 +17,7 @@
 //!   LinkWatch      which interfaces exist, and what becomes of them (rtnetlink)
 //!   offloads()     what the driver does to frames before a capture sees them (ethtool)
 //!   place_thread() CPU and priority of a thread
+//!   Starvation   has a thread leave a CPU that others take for themselves
 //!   poll()         sleeps until one of several descriptors has something to say
 //! ```
 //!
@@ -68,6 +69,7 @@ mod raw_ip;
 mod receive;
 mod route;
 mod sendmmsg;
+mod starvation;
 mod sys;
 mod tc;
 mod thread;
@@ -90,6 +92,7 @@ pub use raw_ip::RawIp;
 pub use receive::{Received, ReceivedPackets, Receiver};
 pub use route::{Route, RouteKind};
 pub use sendmmsg::Sendmmsg;
+pub use starvation::Starvation;
 pub use tc::Tc;
 pub use thread::{Affinity, pin_thread, place_thread, set_thread_priority};
 pub use transmit::{Fate, MAX_OUTPUTS, Outgoing, SendReport, Transmitter};

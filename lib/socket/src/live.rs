@@ -26,8 +26,8 @@ const LONGEST: usize = 3408;
 const PATIENCE: u32 = 3;
 /// Pause before what found no room in a queue of the peer is tried again: about as long as the peer takes to empty it.
 const ROOM_PAUSE: Duration = Duration::from_micros(50);
-/// Pauses of one call, 10 ms at the most, after which frames that find no room are dropped.
-const ROOM_PAUSES: u32 = 64;
+/// Pauses of one call, 2 ms together, after which frames that find no room are dropped: other outputs wait too.
+const ROOM_PAUSES: u32 = 16;
 
 /// A transmitter by live frames.
 ///

@@ -60,6 +60,30 @@ impl Affinity {
     pub fn apply(&self) -> Result<(), Error> {
         set(&self.0).map_err(|error| Error::system("give a thread its CPUs", error))
     }
+
+    /// Has the calling thread, which may run on these CPUs, go to another one than it is on. It may come back. False when there is no other.
+    pub(crate) fn leave_cpu(&self) -> bool {
+        let mut others = self.0;
+        // SAFETY: takes nothing.
+        let here = usize::try_from(unsafe { libc::sched_getcpu() });
+        let Some(here) = here
+            .ok()
+            .filter(|cpu| *cpu < size_of::<libc::cpu_set_t>() * 8)
+        else {
+            return false;
+        };
+        // SAFETY: the number is below that of the bits.
+        unsafe { libc::CPU_CLR(here, &mut others) };
+        let gone = set(&others).is_ok();
+        // Also when nothing came of it.
+        gone & self.apply().is_ok()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn count(&self) -> i32 {
+        // SAFETY: the set is only read.
+        unsafe { libc::CPU_COUNT(&self.0) }
+    }
 }
 
 fn set(cpus: &libc::cpu_set_t) -> io::Result<()> {
