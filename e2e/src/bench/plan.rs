@@ -131,6 +131,12 @@ const ONE_EACH: System = System::Fluxcap {
     one_each: true,
     low: false,
 };
+/// The same by packet sockets, which is how fluxcap 3.2 does it.
+const SENDMMSG_EACH: System = System::Fluxcap {
+    io: "sendmmsg",
+    one_each: true,
+    low: false,
+};
 const C: System = System::FluxcapC;
 const MIRRED: System = System::Mirred;
 
@@ -161,7 +167,7 @@ use Peer::{Gro, Plain, Xdp};
 /// In 1 -> 2 to XDP peers, auto takes live.
 #[rustfmt::skip]
 const FULL_PLAN: &[Row] = &[
-    (Part::Rate, ONE_TWO, Xdp, &[B64], &[AUTO, TC, AF_XDP, SENDMMSG, C, MIRRED], &[Rate, Fixed], 3),
+    (Part::Rate, ONE_TWO, Xdp, &[B64], &[AUTO, TC, AF_XDP, SENDMMSG, SENDMMSG_EACH, C, MIRRED], &[Rate, Fixed], 3),
     (Part::Rate, ONE_TWO, Xdp, &[B512, B1514], &[AUTO, TC, AF_XDP, SENDMMSG, C, MIRRED], &[Rate], 3),
     (Part::Rate, ONE_TWO, Xdp, &[IMIX], &[AUTO, C, MIRRED], &[Rate], 1),
     (Part::Rate, ONE_TWO, Gro, &[B64, B1514], &[AUTO, C], &[Rate], 3),

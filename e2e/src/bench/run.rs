@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::bench::bed::Bed;
 use crate::bench::checker::Checker;
@@ -173,7 +173,7 @@ impl Turn<'_> {
         for measure in measures {
             match measure {
                 Measure::Rate => self.rate(&mut running)?,
-                Measure::Fixed => self.fixed()?,
+                Measure::Fixed => self.fixed(&mut running)?,
                 Measure::Latency => self.latency()?,
                 Measure::Overload => self.overload(&mut running)?,
                 Measure::Check => self.check(&mut running)?,
@@ -234,7 +234,10 @@ impl Turn<'_> {
                 },
             )
         })?;
-        let found = found.context("loses frames at every rate that was tried")?;
+        let Some(found) = found else {
+            self.note_losses(running, 0, 1);
+            bail!("loses frames at every rate that was tried");
+        };
         self.set(figure::RATE, found.proof.delivered_rate());
         self.set(
             figure::SOURCE_LIMIT,
@@ -253,9 +256,10 @@ impl Turn<'_> {
         Ok(())
     }
 
-    fn fixed(&mut self) -> Result<()> {
+    fn fixed(&mut self, running: &mut Running) -> Result<()> {
         let trial = self.trial(FIXED_RATE, self.effort.fixed);
         let outcome = run(self.bed, trial)?;
+        self.note_losses(running, outcome.refused, outcome.lost());
         if outcome.lost() == 0 {
             self.unpaid.push((figure::CPU_FIXED, trial, outcome));
         } else {
@@ -340,6 +344,7 @@ impl Turn<'_> {
             later.first().copied().unwrap_or(0.0),
         );
         self.set(figure::SOAK_MEMORY_MOST, most);
+        self.note_losses(running, soaked.outcome.refused, soaked.outcome.lost());
         Ok(())
     }
 

@@ -210,6 +210,13 @@ const TARGETS: &[Target] = &[
         Unit::OfC,
     ),
     target(
+        "rate without loss, sendmmsg only, a transmit for each output",
+        ("fluxcap sendmmsg one-each", "xdp", "64"),
+        figure::RATE,
+        AtLeast(1.4),
+        Unit::OfC,
+    ),
+    target(
         "latency p99 at 1 kpps",
         (AUTO, "xdp", "64"),
         "latency_1k_p99",
