@@ -92,3 +92,16 @@ fn state_of(bits: u16) -> Option<NeighbourState> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_payload_is_parsed_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            Neighbour::parse(&bytes);
+        }
+    }
+}

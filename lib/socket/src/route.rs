@@ -66,14 +66,13 @@ impl Route {
         device: Option<u32>,
     ) -> Result<Route, Error> {
         let mut requests = Requests::open().map_err(|e| Error::system(LOOKUP, e))?;
-        let mut route = ask(&mut requests, destination, source, device)?;
-        // The kernel says the same of a black hole and of a source that is not an address of the host.
-        if let (RouteKind::Blackhole, Some(source)) = (route.kind, source) {
-            route = ask(&mut requests, destination, None, device)?;
-            if route.kind != RouteKind::Blackhole {
-                return Err(Error::NoAddress { address: source });
-            }
+        // The kernel says of a source that it does not have that there is no route, or with IPv6 nothing.
+        if let Some(address) = source
+            && ask(&mut requests, address, None, None)?.kind != RouteKind::Local
+        {
+            return Err(Error::NoAddress { address });
         }
+        let mut route = ask(&mut requests, destination, source, device)?;
         if route.mtu == 0 && route.ifindex != 0 {
             let link = LinkWatch::open()?.find_index(route.ifindex)?;
             route.mtu = link.map_or(0, |link| link.mtu);
@@ -185,5 +184,32 @@ fn kind(value: u8) -> RouteKind {
         libc::RTN_PROHIBIT => RouteKind::Prohibited,
         libc::RTN_BLACKHOLE => RouteKind::Blackhole,
         _ => RouteKind::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_payload_is_parsed_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            Route::parse(&bytes);
+        }
+    }
+
+    #[test]
+    fn gateway_of_the_other_ip_version_is_read() {
+        let mut payload = vec![0; HEADER_LEN];
+        payload[TYPE_AT] = libc::RTN_UNICAST;
+        let gateway = IpAddr::from([0xfe80, 0, 0, 0, 0, 0, 0, 7]);
+        let mut via = 10_u16.to_ne_bytes().to_vec();
+        via.extend([0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7]);
+        netlink::append_attribute(&mut payload, libc::RTA_VIA, &via);
+        netlink::append_attribute(&mut payload, libc::RTA_OIF, &3_u32.to_ne_bytes());
+        let route = Route::parse(&payload).unwrap();
+        assert_eq!((route.kind, route.ifindex), (RouteKind::Unicast, 3));
+        assert_eq!(route.next_hop(IpAddr::from([192, 0, 2, 1])), gateway);
     }
 }

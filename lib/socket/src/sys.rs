@@ -148,9 +148,11 @@ pub(crate) fn bind<T: Copy>(fd: BorrowedFd<'_>, address: &T) -> io::Result<()> {
     check(result).map(drop)
 }
 
-/// Has a socket send and receive through one interface only (SO_BINDTOIFINDEX, Linux 5.1).
+/// Has a socket send and receive through one interface only (SO_BINDTOIFINDEX, Linux 5.1), which must exist: the kernel does
+/// not look.
 pub(crate) fn bind_to_device(fd: BorrowedFd<'_>, ifindex: u32) -> io::Result<()> {
     let index = i32::try_from(ifindex).map_err(|_| io::Error::from_raw_os_error(libc::ENODEV))?;
+    is_up(fd, ifindex)?;
     set_option(fd, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX, &index)
 }
 

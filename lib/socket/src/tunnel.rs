@@ -133,8 +133,8 @@ impl TunnelReceiver {
         Ok(None)
     }
 
-    /// Packets that the kernel could not keep for want of room in a socket, or that it threw away when they were to be read because
-    /// of a wrong UDP checksum.
+    /// Packets that the kernel could not keep for want of room in a socket. Some kernels count datagrams with a wrong checksum
+    /// here too; [`crate::NetCounters`] does so always.
     pub fn kernel_drops(&mut self) -> u64 {
         let add = |sum: u64, socket: &mut Socket| sum + socket.count_drops();
         self.sockets.iter_mut().fold(0, add)
@@ -194,9 +194,6 @@ impl Socket {
         let bytes = libc::c_int::try_from(options.buffer_bytes / 2).unwrap_or(libc::c_int::MAX);
         let buffer_bytes = sys::set_receive_buffer(fd, bytes)?;
         set(libc::SOL_SOCKET, libc::SO_TIMESTAMPNS)?;
-        if v6 {
-            set(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY)?;
-        }
         let mut port = 0;
         if let Transport::Udp {
             port: wanted,
@@ -204,6 +201,9 @@ impl Socket {
         } = options.transport
         {
             port = wanted;
+            if v6 {
+                set(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY)?;
+            }
             if zero_checksum && v6 {
                 set(libc::SOL_UDP, UDP_NO_CHECK6_RX)?;
             }

@@ -1,6 +1,7 @@
 //! A network namespace for each test, and the small things that tests do in it.
 
 use std::io::Write;
+use std::net::IpAddr;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -236,4 +237,49 @@ pub(crate) fn udp(number: u32, port: u16) -> Vec<u8> {
 /// The number in such a frame.
 pub(crate) fn udp_number(frame: &[u8]) -> u32 {
     u32::from_be_bytes(*frame[42..].first_chunk().unwrap())
+}
+
+/// Gives one interface IPv6 back, which the namespace begins without.
+pub(crate) fn with_ipv6(interface: &str) {
+    let settings = format!("/proc/sys/net/ipv6/conf/{interface}");
+    std::fs::write(format!("{settings}/accept_dad"), "0").unwrap();
+    std::fs::write(format!("{settings}/disable_ipv6"), "0").unwrap();
+}
+
+/// The Internet checksum (RFC 1071).
+pub(crate) fn checksum(bytes: &[u8]) -> u16 {
+    let words = bytes
+        .chunks(2)
+        .map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
+    let sum = words.sum::<u32>();
+    let sum = (sum & 0xffff) + (sum >> 16);
+    !(((sum & 0xffff) + (sum >> 16)) as u16)
+}
+
+/// An IPv4 packet without options.
+pub(crate) fn ipv4(from: [u8; 4], to: [u8; 4], protocol: u8, payload: &[u8]) -> Vec<u8> {
+    let mut packet = vec![0x45, 0];
+    packet.extend((20 + payload.len() as u16).to_be_bytes());
+    packet.extend([0, 1, 0, 0, 64, protocol, 0, 0]);
+    packet.extend(from);
+    packet.extend(to);
+    let sum = checksum(&packet);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    packet.extend(payload);
+    packet
+}
+
+/// An IPv6 packet.
+pub(crate) fn ipv6(from: IpAddr, to: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
+    let mut packet = vec![0x60, 0, 0, 0];
+    packet.extend((payload.len() as u16).to_be_bytes());
+    packet.extend([protocol, 64]);
+    for address in [from, to] {
+        match address {
+            IpAddr::V6(address) => packet.extend(address.octets()),
+            IpAddr::V4(_) => panic!("{address} is not of IPv6"),
+        }
+    }
+    packet.extend(payload);
+    packet
 }
