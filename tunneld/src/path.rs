@@ -452,15 +452,15 @@ impl Path {
 
     /// The way of sending in use, and why it is that.
     fn io(&self) -> (String, String) {
-        let known = matches!(self.contact, Contact::Known { .. });
-        if let Some(output) = self.output().filter(|_| known) {
+        // Until the next hop is known a frame goes by the stack; that is soon over.
+        let output = self.output().filter(|_| self.contact != Contact::Direct);
+        if let Some(output) = output {
             let status = output.status();
             return (status.io, status.io_reason);
         }
-        let why = match self.contact {
-            _ if self.wanted.io == TunnelIo::Ip => "asked for",
-            Contact::Direct => "the kernel needs no Ethernet address there",
-            _ => "the Ethernet address of the next hop is not known yet",
+        let why = match self.wanted.io {
+            TunnelIo::Ip => "asked for",
+            _ => "no Ethernet address is needed there",
         };
         ("ip".to_owned(), why.to_owned())
     }

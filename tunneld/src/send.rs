@@ -91,7 +91,9 @@ impl<'w> Sender<'w> {
                 return self.worker.set_state(State::Failed, reason);
             }
             let busy = self.turn();
-            if !busy {
+            if busy {
+                self.placement.relieve();
+            } else {
                 self.intake.wait(self.placement.spin(), || self.is_idle());
             }
             if self.looked.elapsed() >= self.pace(busy)
