@@ -141,6 +141,8 @@ pub struct Daemon {
     args: Vec<String>,
     /// Capabilities that it has to do without.
     without: Vec<String>,
+    /// What it sees as /etc/hosts.
+    hosts: Option<PathBuf>,
     namespace: PathBuf,
     run_dir: PathBuf,
     environment: [(&'static str, PathBuf); 3],
@@ -157,6 +159,23 @@ impl Daemon {
         Daemon::start_without(name, netns, dirs, args, &[])
     }
 
+    /// The same with another file in the place of /etc/hosts, which may be written to meanwhile.
+    #[must_use]
+    #[track_caller]
+    pub fn start_with_hosts(
+        name: &str,
+        netns: &Netns,
+        dirs: &Dirs,
+        args: &[&str],
+        hosts: &Path,
+    ) -> Daemon {
+        let mut daemon = Daemon::new(name, netns, dirs, args);
+        daemon.hosts = Some(hosts.to_owned());
+        daemon.launch(&dirs.logs());
+        daemon.wait_ready();
+        daemon
+    }
+
     /// The same without these capabilities ("bpf", "net_admin"), root or not.
     #[must_use]
     #[track_caller]
@@ -167,19 +186,25 @@ impl Daemon {
         args: &[&str],
         capabilities: &[&str],
     ) -> Daemon {
-        let mut daemon = Daemon {
+        let mut daemon = Daemon::new(name, netns, dirs, args);
+        daemon.without = capabilities.iter().map(|name| format!("-{name}")).collect();
+        daemon.launch(&dirs.logs());
+        daemon.wait_ready();
+        daemon
+    }
+
+    fn new(name: &str, netns: &Netns, dirs: &Dirs, args: &[&str]) -> Daemon {
+        Daemon {
             name: name.to_owned(),
             args: args.iter().map(|&arg| arg.to_owned()).collect(),
-            without: capabilities.iter().map(|name| format!("-{name}")).collect(),
+            without: Vec::new(),
+            hosts: None,
             namespace: netns.path(),
             run_dir: dirs.run(),
             environment: dirs.environment(),
             logs: Vec::new(),
             child: None,
-        };
-        daemon.launch(&dirs.logs());
-        daemon.wait_ready();
-        daemon
+        }
     }
 
     /// Starts the process, its standard error into a new file of `folder`.
@@ -194,9 +219,14 @@ impl Daemon {
         let file = File::create(&log)
             .unwrap_or_else(|error| panic!("cannot make {}: {error}", log.display()));
         let mut command = Command::new("nsenter");
-        command.arg(format!("--net={}", self.namespace.display()));
+        command.args([&format!("--net={}", self.namespace.display()), "--"]);
+        if let Some(hosts) = &self.hosts {
+            let mount = "mount --bind \"$0\" /etc/hosts && exec \"$@\"";
+            command.args(["unshare", "--mount", "sh", "-c", mount]);
+            command.arg(hosts);
+        }
         // A test that is killed takes its daemons with it.
-        command.args(["--", "setpriv", "--pdeathsig", "KILL"]);
+        command.args(["setpriv", "--pdeathsig", "KILL"]);
         if !self.without.is_empty() {
             let capabilities = self.without.join(",");
             command.args(["--bounding-set", &capabilities, "--inh-caps", &capabilities]);
