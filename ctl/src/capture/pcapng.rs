@@ -31,6 +31,8 @@ pub(super) struct Packet<'a> {
     /// Length on the wire in bytes.
     pub(super) wire_len: u32,
     pub(super) outgoing: bool,
+    /// Key, network or session of the tunnel that it came through; 0 when there was none.
+    pub(super) id: u32,
     pub(super) data: &'a [u8],
 }
 
@@ -146,6 +148,10 @@ impl<W: Write> Writer<W> {
         if totals.untold > 0 {
             options.push(EnhancedPacketOption::DropCount(totals.untold));
         }
+        if packet.id != 0 {
+            let comment = format!("tunnel id {}", packet.id);
+            options.push(EnhancedPacketOption::Comment(Cow::Owned(comment)));
+        }
         let block = EnhancedPacketBlock {
             interface_id: u32::try_from(interface).unwrap_or(u32::MAX),
             timestamp: Duration::from_nanos(packet.timestamp_ns),
@@ -243,6 +249,7 @@ mod tests {
             timestamp_ns: NOW,
             wire_len: 9000,
             outgoing: true,
+            id: 9001,
             data: &data,
         };
         let blocks = written(|writer| {
@@ -268,7 +275,8 @@ mod tests {
         };
         assert_eq!(read.timestamp, Duration::from_nanos(NOW));
         assert_eq!((read.original_len, &*read.data), (9000, &data[..]));
-        assert_eq!(read.options, [EnhancedPacketOption::Flags(2)]);
+        let comment = EnhancedPacketOption::Comment("tunnel id 9001".into());
+        assert_eq!(read.options, [EnhancedPacketOption::Flags(2), comment]);
     }
 
     #[test]
@@ -276,6 +284,7 @@ mod tests {
         let packet = Packet {
             timestamp_ns: NOW,
             wire_len: 1,
+            id: 0,
             outgoing: false,
             data: &[0],
         };
@@ -310,6 +319,7 @@ mod tests {
         let packet = Packet {
             timestamp_ns: NOW,
             wire_len: 1,
+            id: 0,
             outgoing: false,
             data: &[0],
         };
@@ -356,6 +366,7 @@ mod tests {
         let packet = Packet {
             timestamp_ns: 0,
             wire_len: 300_000,
+            id: 0,
             outgoing: false,
             data: &data,
         };

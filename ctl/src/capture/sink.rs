@@ -164,6 +164,7 @@ impl Sink {
                     timestamp_ns: frame.meta.timestamp_ns,
                     wire_len: frame.meta.wire_len,
                     outgoing,
+                    id: frame.meta.id,
                     data,
                 };
                 writer.packet(source.interface, &packet)
@@ -227,6 +228,7 @@ fn summary(frame: &Frame<'_>, data: &[u8], source: String, outgoing: bool) -> Su
         seq: frame.seq,
         source,
         direction: if outgoing { "out" } else { "in" },
+        id: frame.meta.id,
         wire_len: frame.meta.wire_len,
         len: data.len(),
         ..Summary::default()

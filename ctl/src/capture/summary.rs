@@ -15,6 +15,8 @@ pub(super) struct Summary {
     pub(super) source: String,
     /// in or out.
     pub(super) direction: &'static str,
+    /// Key, network or session of the tunnel that it came through; 0 when there was none.
+    pub(super) id: u32,
     /// Length on the wire, and how much of it is there.
     pub(super) wire_len: u32,
     pub(super) len: usize,
@@ -57,6 +59,9 @@ impl Summary {
             "{clock} {} {:3} {} > {}",
             self.source, self.direction, headers.mac_source, headers.mac_destination
         );
+        if self.id != 0 {
+            text.push_str(&format!(", id {}", self.id));
+        }
         for vid in &headers.vlans {
             text.push_str(&format!(", vlan {vid}"));
         }
@@ -237,6 +242,19 @@ mod tests {
         assert_eq!(
             text(&udp(&[]), 42),
             "00:00:01.000000001 eth1 in  02:00:00:00:00:01 > 02:00:00:00:00:02, IPv4, length 42: 10.0.0.1.1234 > 10.0.0.2.53 UDP"
+        );
+    }
+
+    #[test]
+    fn what_came_through_a_tunnel_is_told_with_its_identifier() {
+        let line = Summary {
+            id: 9001,
+            ..Summary::default()
+        };
+        let text = Summary::of(&udp(&[[0x81, 0x00, 0x00, 0x07]]), line).text();
+        assert!(
+            text.contains("02:00:00:00:00:02, id 9001, vlan 7, IPv4"),
+            "{text}"
         );
     }
 

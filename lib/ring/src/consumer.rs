@@ -447,7 +447,8 @@ enum Round {
 /// Most consumers that [`wait_any`] waits for; further ones are only looked at when it wakes.
 const MAX_WAIT: usize = 16;
 
-/// Sleeps until one of the consumers has something to read, at most `timeout` or 10 ms.
+/// Sleeps until one of the consumers has something to read, at most `timeout` or 25 ms. Who waits longer than 10 ms accepts that a
+/// wake-up that somebody has stolen delays the next frame by that much.
 /// True when one has. With no consumer at all it just sleeps.
 ///
 /// # Errors
@@ -455,7 +456,7 @@ const MAX_WAIT: usize = 16;
 pub fn wait_any(consumers: &[&Consumer], timeout: Duration) -> Result<bool, Error> {
     let nap = consumers
         .iter()
-        .fold(timeout.min(crate::protocol::NAP), |nap, c| c.nap(nap));
+        .fold(timeout.min(crate::protocol::LONG_NAP), |nap, c| c.nap(nap));
     let mut waiters = [futex::Wait::new(); MAX_WAIT];
     for (waiter, consumer) in waiters.iter_mut().zip(consumers) {
         let ticket = DATA_BELL.arm(consumer.shared.as_ref());

@@ -28,7 +28,7 @@
 //! of which exactly one belongs to the present `commit`.
 //!
 //! **Sleeping** is a futex with a flag that saves the system call when nobody sleeps, and always with a
-//! time-out of at most 10 ms: whoever may write the words can delay, not stop.
+//! time-out of at most 10 ms, 25 ms once nothing has come for long: whoever may write the words can delay, not stop.
 //!
 //! **Who is alive** is told by locks on single bytes of the readers file, which the kernel frees: never
 //! by time, never by process id. **Retirement** (deletion, replacement by a new epoch) is a state word in the data
@@ -54,7 +54,7 @@
 //! Participants may be buggy, dead or hostile. Every shared value is copied once, checked, then used, in
 //! release builds too; the work of one poll is bounded; no reference into the ring leaves this crate. A hostile
 //! producer can forge the content of its own ring and stop it, no more. A hostile consumer can
-//! delay others by 10 ms, falsify its own statistics, and hold up a `wait` ring.
+//! delay others by 10 ms (25 ms after a long silence), falsify its own statistics, and hold up a `wait` ring.
 //!
 //! # What it does not do
 //!

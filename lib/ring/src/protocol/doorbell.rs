@@ -6,7 +6,7 @@
 //! fence SeqCst                    SYNC C    waiting = 1
 //! if waiting, swap(waiting, 0):             fence SeqCst
 //!     wake += 1  (Release)        SYNC D    work there after all? then do not sleep
-//!     futex wake                            futex wait while wake == ticket, <= 10 ms
+//!     futex wake                            futex wait while wake == ticket, <= 10 or 25 ms
 //! ```
 //! Every sleep has a time-out: whoever may write the words can delay a sleeper by that much
 //! and no more.
@@ -17,7 +17,9 @@ use std::time::Duration;
 use super::words::{Fence, Slept, Word, Words};
 
 /// Longest sleep, whatever was asked for.
-pub(crate) const NAP: Duration = Duration::from_millis(10);
+const NAP: Duration = Duration::from_millis(10);
+/// The same for those who know that nothing has come for long and would rather not be woken so often.
+pub(crate) const LONG_NAP: Duration = Duration::from_millis(25);
 
 /// A futex word and the flag that says whether anybody sleeps on it.
 #[derive(Debug, Clone, Copy)]

@@ -14,7 +14,7 @@ mod words;
 mod writer;
 
 pub use account::Account;
-pub(crate) use doorbell::NAP;
+pub(crate) use doorbell::LONG_NAP;
 pub use doorbell::{Bell, DATA_BELL, SPACE_BELL};
 pub use heap::HeapWords;
 #[cfg(not(target_arch = "x86_64"))]

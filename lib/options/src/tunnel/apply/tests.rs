@@ -42,6 +42,12 @@ fn changes(current: &TunnelSpec, args: &[&str]) -> Result<(TunnelSpec, Vec<&'sta
     set(args).changes(current).map_err(|e| e.to_string())
 }
 
+/// What a daemon makes of an update.
+fn masked(current: &TunnelSpec, new: &TunnelSpec, fields: &[&str]) -> TunnelSpec {
+    let paths: Vec<String> = fields.iter().map(|&field| field.to_owned()).collect();
+    fluxcap_service::apply_mask(current, new, &paths).unwrap()
+}
+
 fn a_sender() -> TunnelSpec {
     send("cisco:gretap:192.0.2.9", &[]).unwrap()
 }
@@ -50,6 +56,7 @@ fn a_receiver() -> TunnelSpec {
     TunnelSpec {
         kind: TunnelKind::Vxlan.into(),
         receive: Some(receive("vxlan:cisco", &[]).unwrap()),
+        edits: Some(Default::default()),
         ..Default::default()
     }
 }
@@ -185,6 +192,7 @@ fn every_option_of_a_sender_arrives_in_its_field_and_in_the_mask() {
     let current = send("cisco:gue:192.0.2.9", &["--inner", "gre"]).unwrap();
     let (changed, mut mask) = changes(&current, ALL_TO_SEND).unwrap();
     assert_eq!(changed, spec);
+    assert_eq!(masked(&current, &spec, &mask), spec);
     // Every field of the message that an option can change is named once.
     let named = mask.len();
     mask.sort_unstable();
@@ -215,6 +223,7 @@ fn every_option_of_a_receiver_arrives_in_its_field_and_in_the_mask() {
     assert_eq!(receive("vxlan", ALL_TO_RECEIVE), Ok(expected.clone()));
     let (changed, mask) = changes(&a_receiver(), ALL_TO_RECEIVE).unwrap();
     assert_eq!(changed.receive, Some(expected));
+    assert_eq!(masked(&a_receiver(), &changed, &mask), changed);
     assert_eq!(mask.len(), 8, "{mask:?}");
 }
 

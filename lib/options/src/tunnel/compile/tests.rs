@@ -357,3 +357,57 @@ fn an_erspan_of_type_two_is_sent_unless_another_is_named() {
         assert_eq!(kind, TunnelKind::Erspan(erspan));
     }
 }
+
+#[test]
+fn headers_are_as_long_as_the_readme_says() {
+    use fluxcap_headers::tunnel::Encap;
+    let overhead = |spec: &TunnelSpec, remote: &str| {
+        let address: IpAddr = remote.parse().unwrap();
+        let encap = Encap::new(&encap_spec(spec, address, address).unwrap()).unwrap();
+        encap.overhead()
+    };
+    let plain = |kind| sending(kind, |_, send| send.id = Some(1));
+    let unkeyed = |kind| sending(kind, |_, _| {});
+    let full_gre = sending(Kind::Gretap, |spec, send| {
+        (spec.checksum, spec.sequence, send.id) = (true, true, Some(1));
+    });
+    let erspan = |version| {
+        sending(Kind::Erspan, |_, send| {
+            send.erspan_version = Some(version);
+            send.id = (version != 0).then_some(1);
+        })
+    };
+    let metadata = sending(Kind::Geneve, |_, send| {
+        (send.id, send.metadata) = (Some(1), true);
+    });
+    let udp = |kind, inner: InnerProtocol, variant| {
+        sending(kind, |spec, send| {
+            (spec.inner, spec.port, send.gue_variant) = (inner.into(), 6080, variant);
+        })
+    };
+    let (ip, gre) = (InnerProtocol::Ip, InnerProtocol::Gre);
+    let gretap = InnerProtocol::Gretap;
+    for (spec, bytes) in [
+        (unkeyed(Kind::Gre), 24),
+        (unkeyed(Kind::Gretap), 24),
+        (full_gre, 24 + 3 * 4),
+        (plain(Kind::Nvgre), 28),
+        (erspan(0), 24),
+        (erspan(1), 36),
+        (erspan(2), 40),
+        (plain(Kind::Vxlan), 36),
+        (plain(Kind::Geneve), 36),
+        (metadata, 36 + 20),
+        (udp(Kind::Gue, ip, 0), 32),
+        (udp(Kind::Gue, ip, 1), 28),
+        (udp(Kind::Gue, gre, 0), 36),
+        (udp(Kind::Gue, gretap, 0), 36),
+        (udp(Kind::Fou, ip, 0), 28),
+        (udp(Kind::Fou, gre, 0), 32),
+        (udp(Kind::Fou, gretap, 0), 32),
+        (unkeyed(Kind::Ipip), 20),
+    ] {
+        assert_eq!(overhead(&spec, "192.0.2.9"), bytes, "{spec:?}");
+        assert_eq!(overhead(&spec, "2001:db8::9"), bytes + 20, "{spec:?}");
+    }
+}
