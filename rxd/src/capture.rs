@@ -7,7 +7,7 @@ use crate::ring::SharedRing;
 use crate::spec::validate;
 use crate::stats::CaptureLive;
 use crate::tap::Backlog;
-use fluxcap_proto::v1::{self, CaptureSpec};
+use fluxcap_proto::v1::{self, CaptureSpec, Latency};
 use fluxcap_ring::{Producer, RingDir, RingName};
 use fluxcap_service::{Job, Refusal, State, Worker};
 use fluxcap_socket::{Affinity, LinkEvent, LinkWatch, poll};
@@ -340,6 +340,7 @@ impl<'w> Capture<'w> {
             cpus: wanted.cpus,
             priority: wanted.priority,
             spin: Duration::from_micros(wanted.spin_us.into()),
+            hurry: self.spec.latency() == Latency::Low,
         };
         self.remark = self.schedule.apply(0);
     }
@@ -380,7 +381,7 @@ impl<'w> Capture<'w> {
         if let Some(ring) = &self.ring {
             for lane in &mut self.lanes {
                 let left = quiet.saturating_duration_since(Instant::now());
-                lane.sleep(&[self.links.as_fd()], Duration::ZERO, left);
+                lane.sleep(&[self.links.as_fd()], &self.schedule, left);
             }
             for lane in &mut self.lanes {
                 lane.drain(ring, self.worker.live(), end);
@@ -465,7 +466,7 @@ impl<'w> Capture<'w> {
             self.opener.fd(),
             calls.unwrap_or(wake),
         ];
-        let ready = lane.sleep(&others, self.schedule.spin, TICK);
+        let ready = lane.sleep(&others, &self.schedule, TICK);
         if ready.readable(1) || ready.failed(1) {
             self.take_news();
         }

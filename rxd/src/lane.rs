@@ -17,6 +17,10 @@ use std::time::{Duration, Instant};
 
 /// Longest sleep. The kernel's counters are read at least as often.
 pub(crate) const TICK: Duration = Duration::from_millis(500);
+/// AF_XDP hands over each frame as it comes. As long as few come at a time, so much longer for more of them costs less than a turn for each.
+const GATHER: Duration = Duration::from_micros(200);
+/// From so many frames in a turn on there is no need to.
+const FEW: u64 = 128;
 /// Most interfaces of one capture: the ring's table of sources has as many places.
 pub(crate) const MAX_INTERFACES: usize = 32;
 /// Most descriptors that are polled besides those of the interfaces.
@@ -30,6 +34,8 @@ pub(crate) struct Lane {
     counted: Instant,
     /// Frames came since then.
     dirty: bool,
+    /// The last turn found few frames at each interface.
+    few: bool,
 }
 
 /// Where and how a thread runs.
@@ -39,6 +45,8 @@ pub(crate) struct Schedule {
     pub(crate) priority: u32,
     /// How long it looks for frames before it sleeps.
     pub(crate) spin: Duration,
+    /// Frames are to be passed on at once.
+    pub(crate) hurry: bool,
     /// The CPUs that are allowed; `None` as long as nothing was ever wanted, so that a thread is as the system makes it.
     pub(crate) any: Option<Affinity>,
 }
@@ -59,6 +67,7 @@ impl Lane {
             taps: Vec::new(),
             counted: Instant::now(),
             dirty: false,
+            few: true,
         }
     }
 
@@ -83,11 +92,11 @@ impl Lane {
     pub(crate) fn sleep(
         &self,
         others: &[BorrowedFd<'_>],
-        spin: Duration,
+        schedule: &Schedule,
         timeout: Duration,
     ) -> Ready {
-        if !spin.is_zero() {
-            let end = Instant::now() + spin;
+        if !schedule.spin.is_zero() {
+            let end = Instant::now() + schedule.spin;
             while Instant::now() < end {
                 if self.taps.iter().any(|tap| tap.socket().is_ready()) {
                     break;
@@ -105,11 +114,15 @@ impl Lane {
             .zip(others.iter().copied().chain(sockets))
             .map(|(slot, fd)| *slot = fd)
             .count();
-        poll(&fds[..count], timeout).unwrap_or_else(|error| {
+        let ready = poll(&fds[..count], timeout).unwrap_or_else(|error| {
             tracing::error!(%error, "poll");
             std::thread::sleep(Duration::from_millis(50));
             Ready::default()
-        })
+        });
+        if self.few && !schedule.hurry && self.taps.iter().any(Tap::has_unblocked_frames) {
+            std::thread::sleep(GATHER);
+        }
+        ready
     }
 
     /// One turn of the data path for each interface.
@@ -122,9 +135,11 @@ impl Lane {
         live: &CaptureLive,
         stop: impl Fn() -> bool,
     ) -> Result<(), fluxcap_ring::Error> {
+        self.few = true;
         for tap in &mut self.taps {
             let pumped = tap.pump(ring, live, &stop)?;
             self.dirty |= pumped.frames > 0;
+            self.few &= pumped.frames < FEW;
             if pumped.losing {
                 tap.count(&mut ring.lock(), live, Backlog::ComesHere);
             }
@@ -213,7 +228,7 @@ impl Crew {
             let running = running.transpose()?;
             let body = move || {
                 schedule.apply(number);
-                self.run(lane, ring, live, schedule.spin);
+                self.run(lane, ring, live, schedule);
                 drop(running);
             };
             Builder::new()
@@ -224,9 +239,9 @@ impl Crew {
     }
 
     /// What a thread other than the worker's own does.
-    fn run(&self, lane: &mut Lane, ring: &SharedRing, live: &CaptureLive, spin: Duration) {
+    fn run(&self, lane: &mut Lane, ring: &SharedRing, live: &CaptureLive, schedule: &Schedule) {
         while !self.halt.load(Relaxed) {
-            lane.sleep(&[self.halted.as_fd()], spin, TICK);
+            lane.sleep(&[self.halted.as_fd()], schedule, TICK);
             if ring.lock().retired().is_some() {
                 return self.call();
             }

@@ -61,6 +61,11 @@ impl Tap {
         &self.socket
     }
 
+    /// Whether frames are ready that no block of the kernel's has gathered.
+    pub(crate) fn has_unblocked_frames(&self) -> bool {
+        matches!(self.socket, Receiver::Xdp(_)) && self.socket.is_ready()
+    }
+
     /// The descriptor to poll.
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()

@@ -124,18 +124,28 @@ const LOW: System = System::Fluxcap {
     io: "auto",
     one_each: false,
     low: true,
+    rx_xdp: false,
 };
 /// A transmit for each output.
 const ONE_EACH: System = System::Fluxcap {
     io: "auto",
     one_each: true,
     low: false,
+    rx_xdp: false,
 };
 /// The same by packet sockets, which is how fluxcap 3.2 does it.
 const SENDMMSG_EACH: System = System::Fluxcap {
     io: "sendmmsg",
     one_each: true,
     low: false,
+    rx_xdp: false,
+};
+/// Captures by AF_XDP, so that no socket buffer is ever made: the fastest, where the host itself needs none of the frames.
+const RX_XDP: System = System::Fluxcap {
+    io: "auto",
+    one_each: false,
+    low: false,
+    rx_xdp: true,
 };
 const C: System = System::FluxcapC;
 const MIRRED: System = System::Mirred;
@@ -167,15 +177,15 @@ use Peer::{Gro, Plain, Xdp};
 /// In 1 -> 2 to XDP peers, auto takes live.
 #[rustfmt::skip]
 const FULL_PLAN: &[Row] = &[
-    (Part::Rate, ONE_TWO, Xdp, &[B64], &[AUTO, TC, AF_XDP, SENDMMSG, SENDMMSG_EACH, C, MIRRED], &[Rate, Fixed], 3),
-    (Part::Rate, ONE_TWO, Xdp, &[B512, B1514], &[AUTO, TC, AF_XDP, SENDMMSG, C, MIRRED], &[Rate], 3),
+    (Part::Rate, ONE_TWO, Xdp, &[B64], &[AUTO, RX_XDP, TC, AF_XDP, SENDMMSG, SENDMMSG_EACH, C, MIRRED], &[Rate, Fixed], 3),
+    (Part::Rate, ONE_TWO, Xdp, &[B512, B1514], &[AUTO, RX_XDP, TC, AF_XDP, SENDMMSG, C, MIRRED], &[Rate], 3),
     (Part::Rate, ONE_TWO, Xdp, &[IMIX], &[AUTO, C, MIRRED], &[Rate], 1),
-    (Part::Rate, ONE_TWO, Gro, &[B64, B1514], &[AUTO, C], &[Rate], 3),
+    (Part::Rate, ONE_TWO, Gro, &[B64, B1514], &[AUTO, RX_XDP, C], &[Rate], 3),
     (Part::Rate, ONE_TWO, Plain, &[B64, B1514], &[AUTO, C], &[Rate], 3),
     (Part::Shapes, ONE_ONE, Xdp, &[B64], &[AUTO, C, MIRRED, System::Daemonlogger, System::Tcpbridge], &[Rate], 1),
     (Part::Shapes, ONE_FOUR, Xdp, &[B64], &[AUTO, ONE_EACH, C, MIRRED], &[Rate], 1),
     (Part::Shapes, TWO_ONE, Xdp, &[B64], &[AUTO, C, MIRRED], &[Rate], 1),
-    (Part::Latency, ONE_TWO, Xdp, &[B64], &[AUTO, LOW, C, MIRRED], &[Latency], 1),
+    (Part::Latency, ONE_TWO, Xdp, &[B64], &[AUTO, LOW, RX_XDP, C, MIRRED], &[Latency], 1),
     (Part::Overload, ONE_TWO, Xdp, &[B64], &[AUTO, TC, AF_XDP, SENDMMSG], &[Rate, Overload], 1),
     (Part::Check, ONE_TWO, Xdp, &[IMIX], &[LIVE, TC, AF_XDP, SENDMMSG], &[Check], 1),
     (Part::Check, ONE_TWO, Gro, &[IMIX], &[LIVE, TC, AF_XDP, SENDMMSG], &[Check], 1),

@@ -34,6 +34,8 @@ pub enum System {
         one_each: bool,
         /// `--latency low` on both sides.
         low: bool,
+        /// `--io af_xdp` of the capture, without low latency.
+        rx_xdp: bool,
     },
     /// fluxcap 3.2, in C.
     FluxcapC,
@@ -53,6 +55,7 @@ impl System {
             io,
             one_each: false,
             low: false,
+            rx_xdp: false,
         }
     }
 
@@ -110,9 +113,12 @@ impl System {
     /// What it says when it does not work.
     pub fn start(self, bed: &mut Bed) -> Result<Running> {
         let running = match self {
-            System::Fluxcap { io, one_each, low } => {
-                Running::Fluxcap(Box::new(Fluxcap::start(bed, io, one_each, low)?))
-            }
+            System::Fluxcap {
+                io,
+                one_each,
+                low,
+                rx_xdp,
+            } => Running::Fluxcap(Box::new(Fluxcap::start(bed, io, one_each, low, rx_xdp)?)),
             System::FluxcapC => Running::Processes(process::fluxcap_c(bed)?),
             System::Mirred => Running::Kernel(Mirred::start(bed)?),
             System::Daemonlogger => Running::Processes(process::daemonlogger(bed)?),
@@ -126,10 +132,16 @@ impl System {
 impl fmt::Display for System {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            System::Fluxcap { io, one_each, low } => {
+            System::Fluxcap {
+                io,
+                one_each,
+                low,
+                rx_xdp,
+            } => {
                 let each = if *one_each { " one-each" } else { "" };
                 let low = if *low { " low" } else { "" };
-                write!(f, "fluxcap {io}{each}{low}")
+                let rx = if *rx_xdp { " rx-af_xdp" } else { "" };
+                write!(f, "fluxcap {io}{each}{low}{rx}")
             }
             System::FluxcapC => write!(f, "fluxcap 3.2"),
             System::Mirred => write!(f, "tc mirred"),

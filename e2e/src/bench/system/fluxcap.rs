@@ -28,7 +28,13 @@ pub struct Fluxcap {
 }
 
 impl Fluxcap {
-    pub(super) fn start(bed: &Bed, io: &str, one_each: bool, low: bool) -> Result<Fluxcap> {
+    pub(super) fn start(
+        bed: &Bed,
+        io: &str,
+        one_each: bool,
+        low: bool,
+        rx_xdp: bool,
+    ) -> Result<Fluxcap> {
         let dirs = Dirs::new();
         let start = |name| Daemon::start(name, &bed.host, &dirs, &[]);
         let fluxcap = Fluxcap {
@@ -41,7 +47,8 @@ impl Fluxcap {
         let latency: &[&str] = if low { &["--latency", "low"] } else { &[] };
         let (inputs, outputs) = (bed.shape.input_names(), bed.shape.output_names());
         fluxcap.ctl(&["ring", "create", "tap", "--size", RING])?;
-        fluxcap.ctl(&[&["rx", "add", &inputs.join(","), "tap"], latency].concat())?;
+        let rx: &[&str] = if rx_xdp { &["--io", "af_xdp"] } else { latency };
+        fluxcap.ctl(&[&["rx", "add", &inputs.join(","), "tap"], rx].concat())?;
         let groups = if one_each {
             outputs
         } else {
