@@ -83,7 +83,7 @@ impl Encap {
             template: Template::new(spec, destination_port),
             destination_port,
             next_sequence: 0,
-            next_identification: spec.first_identification,
+            next_identification: spec.first_identification.max(1),
             spec: spec.clone(),
         })
     }
@@ -145,7 +145,8 @@ impl Encap {
     /// Whether anything in the packet depends on [`FrameFacts::flow_hash`].
     pub fn uses_flow(&self) -> bool {
         let port = self.spec.kind.is_udp() && self.spec.source_port.is_none();
-        port || self.spec.kind == TunnelKind::Nvgre || self.spec.destination.is_ipv6()
+        let label = self.spec.destination.is_ipv6() && self.template.spread;
+        port || label || self.spec.kind == TunnelKind::Nvgre
     }
 
     /// The UDP destination port; none for kinds without UDP.
@@ -321,7 +322,7 @@ impl Encap {
     #[inline]
     fn fields(&mut self, flow_hash: u32, ip: Option<&InnerIp<'_>>) -> Fields {
         let identification = self.next_identification;
-        // Never 0 again: raw sockets put a number of their own there, another one for each fragment.
+        // Never 0: raw sockets put a number of their own there, another one for each fragment.
         self.next_identification = identification.checked_add(1).unwrap_or(1);
         Fields {
             tos: match self.spec.tos {

@@ -64,7 +64,8 @@ pub struct EncapSpec {
     pub erspan: ErspanFields,
     /// Geneve: tells wire length and capture time of each frame in options of our own.
     pub metadata: bool,
-    /// Where the counter of IPv4 identifications starts. A random value keeps fragments of two senders apart.
+    /// Where the counter of IPv4 identifications starts, 0 counts as 1. A random value keeps fragments of two senders
+    /// apart.
     pub first_identification: u16,
 }
 

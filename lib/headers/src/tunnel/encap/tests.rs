@@ -1,4 +1,4 @@
-use super::super::tests::{GUE_IP, encapsulate, ip_packet, kinds, open, spec, v6};
+use super::super::tests::{GUE_IP, encapsulate, ip_packet, kinds, open, spec, v4, v6};
 use super::super::{Decap, DecapSpec, GueVariant, UdpPayload};
 use super::*;
 use crate::VlanTag;
@@ -249,8 +249,10 @@ fn flow_label_spreads_only_streams_that_are_not_numbered() {
     let mut spec = spec(TunnelKind::Gretap);
     (spec.source, spec.destination) = (v6(1), v6(2));
     assert_eq!(open(&send(&spec, FRAME)).flow_label, Some(0x1_2345));
+    assert!(Encap::new(&spec).unwrap().uses_flow());
     spec.sequence = true;
     assert_eq!(open(&send(&spec, FRAME)).flow_label, Some(0));
+    assert!(!Encap::new(&spec).unwrap().uses_flow());
 }
 
 #[test]
@@ -293,19 +295,20 @@ fn counters_start_where_they_should_and_survive_an_update() {
         (packet[4..6].to_vec(), packet[24..28].to_vec())
     };
     assert_eq!(next(&mut encap), (vec![0xff, 0xff], vec![0, 0, 0, 0]));
-    assert_eq!(next(&mut encap), (vec![0, 0], vec![0, 0, 0, 1]));
+    // 0 would have raw sockets choose a number.
+    assert_eq!(next(&mut encap), (vec![0, 1], vec![0, 0, 0, 1]));
     spec.dont_fragment = true;
     encap.update(&spec).unwrap();
-    assert_eq!(next(&mut encap), (vec![0, 1], vec![0, 0, 0, 2]));
+    assert_eq!(next(&mut encap), (vec![0, 2], vec![0, 0, 0, 2]));
     spec.ttl = Field::Fixed(0);
     assert_eq!(encap.update(&spec), Err(InvalidTunnel::Ttl));
-    assert_eq!(next(&mut encap), (vec![0, 2], vec![0, 0, 0, 3]));
+    assert_eq!(next(&mut encap), (vec![0, 3], vec![0, 0, 0, 3]));
     // A frame that is skipped takes no number.
     let runt = WireFrame::new(&FRAME[..13], 0);
     let facts = FrameFacts::default();
     let skipped = encapsulate(&mut encap, &runt, &facts, usize::MAX);
     assert_eq!(skipped, Err(Skip::Malformed));
-    assert_eq!(next(&mut encap), (vec![0, 3], vec![0, 0, 0, 4]));
+    assert_eq!(next(&mut encap), (vec![0, 4], vec![0, 0, 0, 4]));
 }
 
 #[test]
@@ -314,7 +317,7 @@ fn df_is_set_when_asked_for() {
     assert!(!open(&send(&spec, FRAME)).df);
     spec.dont_fragment = true;
     let outer = open(&send(&spec, FRAME));
-    assert!(outer.df && outer.identification == Some(0));
+    assert!(outer.df && outer.identification == Some(1));
 }
 
 #[test]
@@ -401,6 +404,33 @@ fn own_packets_are_recognised_and_others_are_not() {
                 assert!(own(&other));
             }
             assert!(!encap.is_own(&WireFrame::new(FRAME, 0)));
+        }
+    }
+}
+
+#[test]
+fn flows_matter_to_what_says_so() {
+    for kind in kinds() {
+        for (source, destination) in [(v4(1), v4(2)), (v6(1), v6(2))] {
+            for source_port in [None, Some(5000)] {
+                let mut spec = spec(kind);
+                (spec.source, spec.destination) = (source, destination);
+                spec.source_port = source_port.filter(|_| kind.is_udp());
+                let packets = [0, u32::MAX].map(|flow_hash| {
+                    let mut encap = Encap::new(&spec).unwrap();
+                    let facts = FrameFacts {
+                        flow_hash,
+                        ..FrameFacts::default()
+                    };
+                    let bytes = ip_frame(false);
+                    let frame = WireFrame::new(&bytes, 0);
+                    encapsulate(&mut encap, &frame, &facts, usize::MAX)
+                        .unwrap()
+                        .0
+                });
+                let differ = packets[0] != packets[1];
+                assert_eq!(Encap::new(&spec).unwrap().uses_flow(), differ, "{spec:?}");
+            }
         }
     }
 }

@@ -1,0 +1,10 @@
+//! The decoder of TZSP.
+
+#![no_main]
+
+use fluxcap_headers::tunnel::TunnelKind;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|packet: &[u8]| {
+    fluxcap_fuzz::decode(TunnelKind::Tzsp, packet);
+});
