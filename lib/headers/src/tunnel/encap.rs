@@ -161,19 +161,18 @@ impl Encap {
         let Some(ip) = IpPacket::parse(bytes) else {
             return false;
         };
-        // Both addresses stand one after the other in the template and are its last variable-free part.
-        let addresses = self.template.bytes.get(..self.template.ip_len);
-        let half = ip.source.len();
-        let own = addresses.and_then(|header| {
-            let (header, destination) = header.split_at_checked(header.len() - half)?;
-            let (_, source) = header.split_at_checked(header.len() - half)?;
-            Some(source == ip.source && destination == ip.destination)
-        });
+        // The addresses end an IP header.
+        let header = &self.template.bytes[..self.template.ip_len];
+        let same_version = (ip.source.len() == 4) == self.spec.destination.is_ipv4();
+        let same_ends = header
+            .strip_suffix(ip.destination)
+            .is_some_and(|rest| rest.ends_with(ip.source));
         let port = bytes.get(2 + ip.upper + 2..2 + ip.upper + 4);
         let port_differs = ip.protocol == UDP
             && !ip.fragment
             && port.is_some_and(|port| port != self.destination_port.to_be_bytes());
-        own == Some(true) && self.spec.kind.ip_protocols().contains(&ip.protocol) && !port_differs
+        let same_protocol = self.spec.kind.ip_protocols().contains(&ip.protocol);
+        same_version && same_ends && same_protocol && !port_differs
     }
 
     /// Appends one whole outer IP packet that carries `frame` to `out`: at most [`MAX_OVERHEAD`] bytes and the frame.

@@ -404,6 +404,9 @@ fn own_packets_are_recognised_and_others_are_not() {
                 assert!(own(&other));
             }
             assert!(!encap.is_own(&WireFrame::new(FRAME, 0)));
+            for inner_v6 in [false, true] {
+                assert!(!encap.is_own(&WireFrame::new(&ip_frame(inner_v6), 0)));
+            }
         }
     }
 }
