@@ -96,5 +96,5 @@ pub use starvation::Starvation;
 pub use tc::Tc;
 pub use thread::{Affinity, pin_thread, place_thread, set_thread_priority};
 pub use transmit::{Fate, MAX_OUTPUTS, Outgoing, SendReport, Transmitter};
-pub use tunnel::{Datagram, Datagrams, Transport, TunnelOptions, TunnelReceiver};
+pub use tunnel::{Datagram, Datagrams, Transport, TunnelOptions, TunnelReceiver, TunnelSocket};
 pub use xsk::{XdpBurst, XdpCapture, XdpPackets, Xsk};

@@ -53,9 +53,23 @@ pub struct TunnelReceiver {
     turn: usize,
 }
 
+/// What is known of one of the sockets of a receiver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TunnelSocket {
+    /// The address that it listens on; unspecified for any of its IP version.
+    pub local: IpAddr,
+    /// The IP protocol that it listens for: 17 for UDP.
+    pub protocol: u8,
+    /// The memory that the kernel gives it, with its overhead: at most twice what `net.core.rmem_max` says without CAP_NET_ADMIN.
+    pub buffer_bytes: u64,
+    /// As in [`TunnelReceiver::kernel_drops`].
+    pub kernel_drops: u64,
+}
+
 #[derive(Debug)]
 struct Socket {
     fd: OwnedFd,
+    local: IpAddr,
     /// What its packets begin with.
     begin: Begin,
     buffer_bytes: u64,
@@ -75,6 +89,7 @@ enum Begin {
 }
 
 const OPEN: &str = "open a tunnel socket";
+const UDP: u8 = 17;
 /// Takes datagrams without checksum over IPv6 (linux/udp.h).
 const UDP_NO_CHECK6_RX: i32 = 102;
 /// Hands over datagrams of a flow in one piece (linux/udp.h).
@@ -126,11 +141,24 @@ impl TunnelReceiver {
             };
             match self.batch.fill(socket.fd.as_fd()) {
                 Ok(0) => {}
-                Ok(count) => return Ok(Some(self.batch.datagrams(count, socket.begin))),
+                Ok(count) => return Ok(Some(self.batch.datagrams(count, socket.begin, turn))),
                 Err(source) => return Err(Error::system("receive from a tunnel", source)),
             }
         }
         Ok(None)
+    }
+
+    /// Its sockets, in the order of [`Datagrams::socket`].
+    pub fn sockets(&mut self) -> impl Iterator<Item = TunnelSocket> {
+        self.sockets.iter_mut().map(|socket| TunnelSocket {
+            local: socket.local,
+            protocol: match socket.begin {
+                Begin::Udp => UDP,
+                Begin::Ipv4(protocol) | Begin::Ipv6(protocol) => protocol,
+            },
+            buffer_bytes: socket.buffer_bytes,
+            kernel_drops: socket.count_drops(),
+        })
     }
 
     /// Packets that the kernel could not keep for want of room in a socket. Some kernels count datagrams with a wrong checksum
@@ -138,13 +166,6 @@ impl TunnelReceiver {
     pub fn kernel_drops(&mut self) -> u64 {
         let add = |sum: u64, socket: &mut Socket| sum + socket.count_drops();
         self.sockets.iter_mut().fold(0, add)
-    }
-
-    /// The memory that the kernel gives to each socket, with its overhead: at most what `net.core.rmem_max` says without
-    /// CAP_NET_ADMIN.
-    pub fn buffer_bytes(&self) -> u64 {
-        let sizes = self.sockets.iter().map(|socket| socket.buffer_bytes);
-        sizes.min().unwrap_or(0)
     }
 }
 
@@ -223,6 +244,7 @@ impl Socket {
         let local = options.local.unwrap_or(any);
         SocketAddress::new(local, port, options.device.unwrap_or(0)).bind(fd)?;
         Ok(Socket {
+            local,
             begin,
             buffer_bytes,
             seen_drops: sys::socket_drops(fd)?,

@@ -4,7 +4,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use super::{Begin, UDP_GRO, address};
+use super::{Begin, UDP, UDP_GRO, address};
 
 /// Messages in one system call.
 const BATCH: usize = 64;
@@ -23,6 +23,8 @@ pub(super) struct Batch {
     pieces: Box<[libc::iovec; BATCH]>,
     names: Box<[libc::sockaddr_in6; BATCH]>,
     controls: Box<[Control; BATCH]>,
+    /// Headers that are to be set up anew: those that the kernel has used.
+    used: usize,
 }
 
 /// Aligned as control messages want it.
@@ -47,6 +49,7 @@ impl Batch {
             pieces: Box::new([EMPTY_PIECE; BATCH]),
             names: Box::new([address::ANY; BATCH]),
             controls: Box::new([Control([0; CONTROL]); BATCH]),
+            used: BATCH,
         }
     }
 
@@ -65,8 +68,13 @@ impl Batch {
             )
         };
         match usize::try_from(count) {
-            Ok(count) => Ok(count.min(BATCH)),
+            Ok(count) => {
+                self.used = count.min(BATCH);
+                Ok(self.used)
+            }
             Err(_) => {
+                // The first one may have been touched.
+                self.used = 1;
                 let error = io::Error::last_os_error();
                 match error.kind() {
                     io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(0),
@@ -77,9 +85,10 @@ impl Batch {
     }
 
     /// The first `count` messages that [`Batch::fill`] has received.
-    pub(super) fn datagrams(&self, count: usize, begin: Begin) -> Datagrams<'_> {
+    pub(super) fn datagrams(&self, count: usize, begin: Begin, socket: usize) -> Datagrams<'_> {
         Datagrams {
             batch: self,
+            socket,
             count,
             begin,
             next: 0,
@@ -87,12 +96,12 @@ impl Batch {
         }
     }
 
-    /// Sets up all headers: the kernel shortens the lengths in those that it has used.
+    /// Sets up the headers whose lengths the kernel has changed; at first all of them.
     fn point(&mut self) {
         let buffers = self.bytes.chunks_exact_mut(MESSAGE);
         let memory = buffers.zip(self.names.iter_mut().zip(self.controls.iter_mut()));
         let headers = self.headers.iter_mut().zip(self.pieces.iter_mut());
-        for ((header, piece), (buffer, (name, control))) in headers.zip(memory) {
+        for ((header, piece), (buffer, (name, control))) in headers.zip(memory).take(self.used) {
             piece.iov_base = buffer.as_mut_ptr().cast();
             piece.iov_len = buffer.len();
             let header = &mut header.msg_hdr;
@@ -135,8 +144,6 @@ impl Batch {
     }
 }
 
-const UDP: u8 = 17;
-
 /// What is behind the IPv4 header, options included; nothing if it makes no sense, which a kernel does not hand over.
 fn behind_ipv4(packet: &[u8]) -> &[u8] {
     let length = packet
@@ -175,6 +182,7 @@ pub struct Datagrams<'b> {
     batch: &'b Batch,
     count: usize,
     begin: Begin,
+    socket: usize,
     next: usize,
     /// What is left of the present message when it holds several.
     joined: Option<Joined<'b>>,
@@ -184,6 +192,16 @@ impl<'b> Datagrams<'b> {
     /// Messages of the batch: at most as many as there are datagrams.
     pub fn messages(&self) -> usize {
         self.count
+    }
+
+    /// Whether the batch is full, so that there may well be more in the same socket.
+    pub fn is_full(&self) -> bool {
+        self.count == BATCH
+    }
+
+    /// By which socket they came: its place in [`super::TunnelReceiver::sockets`].
+    pub fn socket(&self) -> usize {
+        self.socket
     }
 }
 

@@ -121,7 +121,14 @@ fn datagrams_of_both_ip_versions_come_with_their_sender() {
             }
         }
         assert_eq!(receiver.kernel_drops(), 0);
-        assert!(receiver.buffer_bytes() >= 4 << 20);
+        let sockets: Vec<_> = receiver.sockets().collect();
+        let locals: Vec<_> = sockets.iter().map(|socket| socket.local).collect();
+        assert_eq!(locals, [address("0.0.0.0"), address("::")]);
+        assert!(
+            sockets
+                .iter()
+                .all(|s| s.protocol == 17 && s.buffer_bytes >= 4 << 20)
+        );
     });
 }
 
