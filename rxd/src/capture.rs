@@ -7,6 +7,7 @@ use crate::ring::SharedRing;
 use crate::spec::validate;
 use crate::stats::CaptureLive;
 use crate::tap::Backlog;
+use fluxcap_datapath::ring_advice;
 use fluxcap_proto::v1::{self, CaptureSpec, Latency};
 use fluxcap_ring::{Producer, RingDir, RingName};
 use fluxcap_service::{Job, Refusal, State, Worker};
@@ -519,13 +520,4 @@ fn opener() -> Result<Opener, String> {
 
 fn lanes(spec: &CaptureSpec) -> Vec<Lane> {
     (0..threads(spec)).map(|_| Lane::new()).collect()
-}
-
-fn ring_advice(name: &str, error: &fluxcap_ring::Error) -> String {
-    match error {
-        fluxcap_ring::Error::NotFound { .. } => {
-            format!("ring {name} does not exist: fluxctl ring create {name} --size 100m")
-        }
-        other => other.to_string(),
-    }
 }

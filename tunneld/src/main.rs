@@ -1,11 +1,14 @@
 //! tunneld sends shared-memory rings into tunnels and receives tunnels into rings.
 
 mod args;
+mod decap_path;
 mod encap_path;
 mod job;
 mod path;
 mod receive;
+mod rings;
 mod send;
+mod senders;
 mod service;
 mod stats;
 

@@ -1,11 +1,10 @@
 //! What a tunnel tells of itself while it runs: totals that its thread adds to once per burst, and details that it rewrites
 //! when something changed and a few times a second.
 
-#![allow(dead_code, reason = "the two data paths, which fill this, come next")]
-
 use fluxcap_datapath::{FeedLive, OutcomeLive};
+use fluxcap_headers::tunnel::Reject;
 use fluxcap_proto::v1;
-use fluxcap_ring::Outcome;
+use fluxcap_ring::{DropReason, Outcome};
 use fluxcap_service::Counter;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -50,53 +49,63 @@ pub(crate) struct ReceiveLive {
 
 /// Counts by reason.
 #[derive(Debug, Default)]
-pub(crate) struct Drops([Counter; Cause::ALL.len()]);
+pub(crate) struct Drops([Counter; Cause::COUNT]);
 
 /// Why a packet that was received is in no ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cause {
+    /// The format forbids it.
+    Reject(Reject),
     /// Its sender is none of those listened to.
     Sender,
-    /// No ring is there for its identifier.
+    /// No ring is named for its identifier.
     UnknownId,
-    /// The filter does not want it.
-    Filtered,
-    /// The sample does not want it.
-    Sampled,
-    /// The ring cannot take it.
-    Ring,
+    /// A later one of its stream came before it, and the tunnel wants them in order.
+    OutOfOrder,
+    /// Its ring, or the edits before that, does not take it.
+    Ring(DropReason),
 }
 
-impl Cause {
-    /// All causes.
-    pub(crate) const ALL: [Cause; 5] = [
-        Cause::Sender,
-        Cause::UnknownId,
-        Cause::Filtered,
-        Cause::Sampled,
-        Cause::Ring,
-    ];
+/// The causes in the order of [`Cause::index`]: those of the format, those of the tunnel, those of a ring.
+const TUNNEL: [(Cause, &str); 3] = [
+    (Cause::Sender, "src_denied"),
+    (Cause::UnknownId, "unknown_id"),
+    (Cause::OutOfOrder, "out_of_order"),
+];
 
-    /// The word for it in the API.
-    pub(crate) fn as_str(self) -> &'static str {
+impl Cause {
+    /// How many there are.
+    pub(crate) const COUNT: usize = Reject::ALL.len() + TUNNEL.len() + DropReason::ALL.len();
+
+    /// Its place in an array of counters.
+    pub(crate) fn index(self) -> usize {
+        let tunnel = Reject::ALL.len();
         match self {
-            Cause::Sender => "sender",
-            Cause::UnknownId => "unknown_id",
-            Cause::Filtered => "filtered",
-            Cause::Sampled => "sampled",
-            Cause::Ring => "ring",
+            Cause::Reject(reject) => reject.index(),
+            Cause::Sender => tunnel,
+            Cause::UnknownId => tunnel + 1,
+            Cause::OutOfOrder => tunnel + 2,
+            Cause::Ring(reason) => tunnel + TUNNEL.len() + reason.index(),
         }
+    }
+
+    /// The words for them in the API, in the order of [`Cause::index`].
+    fn names() -> impl Iterator<Item = &'static str> {
+        let format = Reject::ALL.iter().map(|reject| reject.as_str());
+        let tunnel = TUNNEL.iter().map(|(_, name)| *name);
+        let ring = DropReason::ALL.iter().map(|reason| reason.as_str());
+        format.chain(tunnel).chain(ring)
     }
 }
 
 impl Drops {
-    /// Adds `n` packets dropped because of `cause`.
-    pub(crate) fn add(&self, cause: Cause, n: u64) {
-        self.0[cause as usize].add(n);
-    }
-
-    fn get(&self, cause: Cause) -> u64 {
-        self.0[cause as usize].get()
+    /// Adds what one burst came to, by [`Cause::index`].
+    pub(crate) fn add(&self, counts: &[u32; Cause::COUNT]) {
+        for (counter, &n) in self.0.iter().zip(counts) {
+            if n != 0 {
+                counter.add(n.into());
+            }
+        }
     }
 }
 
@@ -129,7 +138,7 @@ impl SendLive {
 
 impl ReceiveLive {
     fn drops(&self) -> BTreeMap<String, u64> {
-        nonzero(Cause::ALL.iter().map(|d| (d.as_str(), self.drops.get(*d))))
+        nonzero(Cause::names().zip(self.drops.0.iter().map(Counter::get)))
     }
 
     fn fill(&self, status: v1::TunnelReceiveStatus) -> v1::TunnelReceiveStatus {
@@ -178,4 +187,21 @@ fn nonzero<'a>(counts: impl Iterator<Item = (&'a str, u64)>) -> BTreeMap<String,
         .filter(|(_, n)| *n != 0)
         .map(|(name, n)| (name.to_owned(), n))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_cause_has_a_place_and_a_name_of_its_own() {
+        let format = Reject::ALL.iter().map(|reject| Cause::Reject(*reject));
+        let ring = DropReason::ALL.iter().map(|reason| Cause::Ring(*reason));
+        let causes = format.chain(TUNNEL.map(|(cause, _)| cause)).chain(ring);
+        assert!(causes.map(Cause::index).eq(0..Cause::COUNT));
+        let mut names: Vec<_> = Cause::names().collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), Cause::COUNT);
+    }
 }

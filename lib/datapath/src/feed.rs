@@ -1,6 +1,7 @@
 //! One ring of a sender: found by name, read from where it was left, followed when it is replaced.
 
 use crate::merge::Lane;
+use crate::ring_advice;
 use fluxcap_proto::v1;
 use fluxcap_ring::{Batch, Consumer, Error, Frame, Outcome, Poll, RingDir, RingName, Start};
 use fluxcap_service::{Counter, State};
@@ -160,15 +161,13 @@ impl Feed {
                 self.set_state(State::Running, String::new());
                 self.ring = Some(ring);
             }
-            Err(Error::NotFound { .. }) => {
-                // Should it come later, then all that is in it came while this sender was there.
-                self.start = Start::Oldest;
-                let name = &self.name;
-                let advice =
-                    format!("ring {name} does not exist: fluxctl ring create {name} --size 100m");
-                self.set_state(State::Waiting, advice);
+            Err(error) => {
+                if let Error::NotFound { .. } = error {
+                    // Should it come later, then all that is in it came while this sender was there.
+                    self.start = Start::Oldest;
+                }
+                self.set_state(State::Waiting, ring_advice(&self.name, &error));
             }
-            Err(error) => self.set_state(State::Waiting, error.to_string()),
         }
     }
 

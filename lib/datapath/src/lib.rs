@@ -1,4 +1,4 @@
-//! What the data paths that send rings have in common: where frames come from, which go first, and by which way they reach an
+//! What data paths have in common. Those that send rings: where frames come from, which go first, and by which way they reach an
 //! interface.
 //!
 //! ```text
@@ -10,6 +10,7 @@
 //!   Outputs           interfaces by name, lost and found again, and for each the best way of `fluxcap-socket` that it takes
 //!     .send()         one burst, a report for each interface
 //!   Outcomes          what a burst came to; OutcomeLive adds it up for those who look on
+//!   ring_advice()     what to do about a ring that cannot be had
 //!   Placement         CPUs, priority and patience of the thread
 //! ```
 //!
@@ -23,6 +24,7 @@
 //!
 //! Deliberately absent: frames' contents, specs of workers, gRPC.
 
+mod advice;
 mod choice;
 mod feed;
 mod intake;
@@ -33,6 +35,7 @@ mod outputs;
 mod placement;
 mod recycle;
 
+pub use advice::ring_advice;
 pub use choice::Io;
 pub use feed::{Feed, FeedLive};
 pub use intake::{Intake, find_loop, validate_intake};
