@@ -12,12 +12,13 @@
 //! It is the independent tool `../shared/kit/kernel-peer` that makes it, with qemu and a kernel of Debian; where these cannot be had, tests that want
 //! it are skipped. No acceleration is needed: it boots in some seconds, and takes some ten thousand packets a second.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::kit::kit_or_skip;
 use crate::netns::{Netns, must_run, skipped};
 
 /// The wire that tunnels go through, at our end.
@@ -58,11 +59,7 @@ impl KernelPeer {
     #[must_use]
     #[track_caller]
     pub fn start(netns: &Netns) -> Option<KernelPeer> {
-        let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/kit/kernel-peer");
-        if !program.exists() {
-            skipped("../shared/kit is not there");
-            return None;
-        }
+        let program = kit_or_skip("kernel-peer")?.join("kernel-peer");
         // Installs qemu, fetches a kernel and makes an image of it, the first time.
         let build = Command::new(&program).arg("build").output();
         let build = build.expect("run kernel-peer");

@@ -34,7 +34,7 @@ pub fn root_or_skip() -> bool {
 }
 
 /// Tells why the test that the calling thread runs is passed over.
-pub(crate) fn skipped(reason: &str) {
+pub fn skipped(reason: &str) {
     let test = thread::current().name().unwrap_or("test").to_owned();
     // Not println: the line must be seen although the test passes. It must be a line of its own, and a lone test's name may stand in front.
     let _ = writeln!(std::io::stderr(), "\nskipped: {test}: {reason}");

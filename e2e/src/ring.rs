@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use fluxcap_ring::{
-    Batch, Consumer, Meta, Observer, Poll, Producer, RingDir, RingName, Start, record_size,
+    Batch, Consumer, Meta, Observer, Outcome, Poll, Producer, RingDir, RingName, Start, record_size,
 };
 
 use crate::daemon::Dirs;
@@ -66,8 +66,11 @@ impl RingReader {
         loop {
             let poll = self.consumer.poll(&mut self.batch).expect("a sound ring");
             if let Poll::Frames(_) = poll {
+                let before = frames.len();
                 let batch = self.batch.frames();
                 frames.extend(batch.map(|frame| (frame.meta, frame.data.to_vec())));
+                let taken = (frames.len() - before) as u64;
+                self.consumer.add_outcome(Outcome::Written, taken);
             } else if frames.len() >= wanted || begun.elapsed() > patience {
                 return frames;
             } else {
