@@ -299,7 +299,7 @@ fn what_nobody_wants_is_counted_by_name_and_the_books_still_close() {
     ]);
     lab.taps[0].send(&Generator::new(2).count(FRAMES));
     wait_until(SOON, "counted", || {
-        show(&lab, "in")["status"]["dropped_frames"]["sender"] == json!(FRAMES)
+        show(&lab, "in")["status"]["dropped_frames"]["src_denied"] == json!(FRAMES)
     });
     lab.audit();
 }

@@ -36,7 +36,7 @@ pub struct TunnelArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub csum: Option<bool>,
 
-    /// GRE sequence numbers: send them, or refuse packets without
+    /// GRE sequence numbers: send them, or refuse packets without, and those that come out of order
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub seq: Option<bool>,
 }
