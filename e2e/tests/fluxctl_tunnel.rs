@@ -284,9 +284,10 @@ fn what_nobody_wants_is_counted_by_name_and_the_books_still_close() {
     wait_until(SOON, "counted", || {
         show(&lab, "in")["status"]["dropped_frames"]["unknown_id"] == json!(FRAMES)
     });
-    let status = show(&lab, "in")["status"].clone();
-    let unknown = &status["receive"]["unknown_ids"];
-    assert_eq!(*unknown, json!([{ "id": 8, "packets": FRAMES }]));
+    wait_until(SOON, "told by identifier", || {
+        let unknown = &show(&lab, "in")["status"]["receive"]["unknown_ids"];
+        *unknown == json!([{ "id": 8, "packets": FRAMES }])
+    });
     lab.audit();
     lab.ctl(&[
         "tunnel",
@@ -337,8 +338,8 @@ fn tunnels_can_be_named_on_the_daemons_command_line() {
         "gue:back",
         "--dport",
         "7080",
-        "--snaplen",
-        "100",
+        "--inner",
+        "gretap",
         "--ephemeral",
     ];
     let _tunneld = Daemon::start("tunneld", &lab.host, &lab.dirs, &args);

@@ -28,7 +28,7 @@ pub struct TunnelArgs {
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u32).range(0..=65535))]
     pub dport: Option<u32>,
 
-    /// What gue (to send) and fou carry: IP as a link of type ipip or sit does, or IP or Ethernet in GRE [default: ip]
+    /// What gue and fou carry: IP as a link of type ipip or sit does, or IP or Ethernet in GRE; gue is received with any [default: ip]
     #[arg(long, value_name = "ip|gre|gretap", hide_possible_values = true)]
     pub inner: Option<InnerArg>,
 

@@ -265,12 +265,6 @@ fn kind_to_send(spec: &TunnelSpec, send: &TunnelSend) -> Result<TunnelKind, Spec
 fn kind_to_receive(spec: &TunnelSpec) -> Result<TunnelKind, SpecError> {
     let kind = kind(spec, ErspanType::II, GueVariant::Zero)?;
     match kind {
-        TunnelKind::Gue { .. } if spec.inner() != InnerProtocol::Unspecified => {
-            Err(SpecError::new(
-                "inner",
-                "a receiver of gue takes what the header says: leave it out",
-            ))
-        }
         TunnelKind::Gue { variant, .. } => Ok(TunnelKind::Gue {
             payload: UdpPayload::Gretap,
             variant,

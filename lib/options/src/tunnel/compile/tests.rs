@@ -168,7 +168,6 @@ fn what_only_some_kinds_have_is_refused_for_the_others() {
         "vxlan",
     );
     assert_refused(&vxlan(|_, s| s.gue_variant = 1), "send.gue_variant", "gue");
-    let inner = InnerProtocol::Gretap;
     let with_inner = vxlan(|spec, _| spec.inner = InnerProtocol::Gretap.into());
     assert_refused(&with_inner, "inner", "gue and fou");
     let gretap = sending(Kind::Gretap, |spec, _| spec.port = 5);
@@ -181,8 +180,6 @@ fn what_only_some_kinds_have_is_refused_for_the_others() {
     assert_refused(&gretap, "send.udp_checksum", "gretap");
     let vxlan = receiving(Kind::Vxlan, |spec, _| spec.checksum = true);
     assert_refused(&vxlan, "checksum", "vxlan");
-    let gue = receiving(Kind::Gue, |spec, _| spec.inner = inner.into());
-    assert_refused(&gue, "inner", "leave it out");
 }
 
 #[test]
@@ -217,6 +214,17 @@ fn numbers_have_to_fit_into_their_fields() {
     assert_refused(&fou, "port", "fou");
     let fou = receiving(Kind::Fou, |_, _| {});
     assert_refused(&fou, "port", "fou");
+}
+
+#[test]
+fn gue_is_received_with_whatever_its_header_says() {
+    for inner in [InnerProtocol::Unspecified, InnerProtocol::Ip] {
+        let keyed = receiving(Kind::Gue, |spec, r| {
+            spec.inner = inner.into();
+            r.map = vec![mapping(Some(u32::MAX), "a")];
+        });
+        assert_eq!(problem(&keyed), "");
+    }
 }
 
 #[test]
