@@ -141,7 +141,7 @@ impl<'h> Tunnel<'h> {
             what: format!("{send} to {remote}, {policy}"),
         };
         wait_until(SOON, &format!("{} runs", tunnel.what), || {
-            near.status("out")["state"] == "RUNNING" && far.status("in")["state"] == "RUNNING"
+            near.status("out")["state"] == "running" && far.status("in")["state"] == "running"
         });
         tunnel
     }
