@@ -89,7 +89,7 @@ fn every_reason_is_counted_once_for_each_frame() {
 #[test]
 fn a_tunnel_out_of_an_interface_that_feeds_its_ring_is_refused_or_guarded() {
     need_root!();
-    let mut bed = Bed::new(1500);
+    let bed = Bed::new(1500);
     let _rxd = Daemon::start("rxd", &bed.near, &bed.dirs, &[]);
     // Of both directions: what the tunnel sends is captured too.
     bed.fluxctl.run(&["ring", "create", "loop", "--size", "4m"]);
