@@ -60,6 +60,14 @@ pub(crate) fn run(program: &str, arguments: &str) {
     assert!(output.status.success(), "{program} {arguments}: {errors}");
 }
 
+/// Whether the command succeeds.
+pub(crate) fn succeeds(program: &str, arguments: &str) -> bool {
+    let output = Command::new(program)
+        .args(arguments.split_whitespace())
+        .output();
+    output.is_ok_and(|output| output.status.success())
+}
+
 /// A veth pair `a`, `b`, both up.
 pub(crate) fn veth_pair() -> (Link, Link) {
     ip("link add name a type veth peer name b");
