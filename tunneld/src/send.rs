@@ -90,13 +90,14 @@ impl<'w> Sender<'w> {
             {
                 return self.worker.set_state(State::Failed, reason);
             }
-            let busy = self.turn();
-            if busy {
+            let sent = self.turn();
+            if sent > 0 {
                 self.placement.relieve();
+                self.placement.gather(sent);
             } else {
                 self.intake.wait(self.placement.spin(), || self.is_idle());
             }
-            if self.looked.elapsed() >= self.pace(busy)
+            if self.looked.elapsed() >= self.pace(sent > 0)
                 && let Err(reason) = self.look()
             {
                 return self.worker.set_state(State::Failed, reason);
@@ -105,15 +106,15 @@ impl<'w> Sender<'w> {
         self.finish();
     }
 
-    /// One turn of the data path: fetch, merge, send. False when there was nothing to send.
-    fn turn(&mut self) -> bool {
+    /// One turn of the data path: fetch, merge, send. How many frames were dealt with.
+    fn turn(&mut self) -> usize {
         let live = &self.worker.live().send;
         self.intake.fetch(&self.job.rings, &live.rings);
         self.send()
     }
 
-    /// Sends what is due of the frames at hand, as far as the path takes it. False when there was nothing.
-    fn send(&mut self) -> bool {
+    /// Sends what is due of the frames at hand, as far as the path takes it. How many were dealt with.
+    fn send(&mut self) -> usize {
         let way = self.path.way();
         let most = match way {
             Way::Hold => 0,
@@ -123,7 +124,7 @@ impl<'w> Sender<'w> {
         let mut picks = [Pick::default(); BURST];
         let count = self.intake.pick(&mut picks[..most]);
         if count == 0 {
-            return false;
+            return 0;
         }
         let unknown = encap_path::send(
             &picks[..count],
@@ -135,7 +136,7 @@ impl<'w> Sender<'w> {
             &self.worker.live().send,
         );
         self.unknown = unknown.or(self.unknown);
-        true
+        count
     }
 
     /// Whether there is nothing to look after but frames to come.
@@ -299,14 +300,14 @@ impl<'w> Sender<'w> {
         self.path.hurry(true);
         self.take_verdict();
         self.intake.hurry();
-        while self.send() {}
+        while self.send() > 0 {}
     }
 
     /// The end: sends what the rings still hold, bounded in time. Deleted, it gives its places in the rings back; otherwise
     /// they stay, so that the next tunneld goes on from there.
     fn finish(&mut self) {
         let end = Instant::now() + DRAIN;
-        while Instant::now() < end && self.turn() {}
+        while Instant::now() < end && self.turn() > 0 {}
         self.send_rest();
         if self.worker.deleting() {
             self.intake.detach();

@@ -9,10 +9,17 @@ const SPIN: Duration = Duration::from_micros(50);
 /// CPUs from which on somebody can be spared for that.
 const SPIN_CPUS: usize = 4;
 
+/// Without low latency: how long to let more frames come when they come thick. A burst costs much the same for few and for many.
+const GATHER: Duration = Duration::from_micros(500);
+/// How many frames in a burst are thick: those that live frames pay for; and from how many on more pay no more.
+const THICK: std::ops::Range<usize> = 16..256;
+
 /// What the calling thread was given of what its spec asks for.
 #[derive(Debug)]
 pub struct Placement {
     spin: Duration,
+    /// Frames may wait for others.
+    patient: bool,
     /// The CPUs that the thread could use before it was given some.
     any: Option<Affinity>,
     remark: String,
@@ -24,6 +31,7 @@ impl Placement {
     pub fn new(latency: Latency, scheduling: Option<&Scheduling>) -> Placement {
         let mut placement = Placement {
             spin: Duration::ZERO,
+            patient: false,
             any: None,
             remark: String::new(),
             starvation: Starvation::watch(),
@@ -36,6 +44,7 @@ impl Placement {
     pub fn apply(&mut self, latency: Latency, scheduling: Option<&Scheduling>) {
         let wanted = scheduling.cloned().unwrap_or_default();
         self.spin = spin(latency, wanted.spin_us);
+        self.patient = latency != Latency::Low && self.spin.is_zero();
         self.remark = self.schedule(&wanted);
     }
 
@@ -52,6 +61,13 @@ impl Placement {
     /// To be called between two bursts: leaves a CPU that is taken up by what comes before this thread, if there is another one.
     pub fn relieve(&mut self) {
         self.starvation.relieve();
+    }
+
+    /// To be called after a burst of so many frames: lets more come for a moment, if they come thick and latency does not matter.
+    pub fn gather(&self, sent: usize) {
+        if self.patient && THICK.contains(&sent) {
+            std::thread::sleep(GATHER);
+        }
     }
 
     /// Nothing is tried when nothing is asked for.
