@@ -2,9 +2,10 @@
 
 use crate::stats::TunnelLive;
 use crate::{receive, send};
+use fluxcap_datapath::{find_loop, validate_rings};
 use fluxcap_options::validate_tunnel;
 use fluxcap_proto::v1::{TunnelReceive, TunnelSend, TunnelSpec};
-use fluxcap_ring::{Observer, RingDir, RingName};
+use fluxcap_ring::{RingDir, RingName};
 use fluxcap_service::{Job, Refusal, Registry, State, Worker};
 use fluxcap_socket::{LinkWatch, Route};
 use std::net::IpAddr;
@@ -32,7 +33,7 @@ impl Job for TunnelJob {
     ) -> Result<(), Refusal> {
         validate_tunnel(spec).map_err(|error| Refusal::invalid(error.field, error.problem))?;
         if let Some(send) = &spec.send {
-            validate_rings(send)?;
+            validate_rings("send.rings", &send.rings)?;
             self.refuse_loop(spec, send)?;
         }
         spec.receive.as_ref().map_or(Ok(()), validate_mapping)
@@ -58,21 +59,14 @@ impl TunnelJob {
         let Some(device) = way_out(spec, send) else {
             return Ok(());
         };
-        for ring in &send.rings {
-            // A ring that is not there yet has no sources; what it gets later is not checked again.
-            let observed =
-                RingName::parse(ring).and_then(|name| Observer::open(&self.rings, &name));
-            let Ok(stats) = observed.and_then(|observer| observer.stats()) else {
-                continue;
-            };
-            if stats.sources.iter().any(|source| source.name == device) {
-                return Err(Refusal::Precondition(format!(
-                    "interface {device}, by which the tunnel would leave, feeds ring {ring}, so what is sent there could \
-                     come back in; use another way with --dev, or --allow-loop, which drops own packets found in the ring"
-                )));
-            }
+        let devices = [device];
+        match find_loop(&self.rings, &send.rings, &devices) {
+            None => Ok(()),
+            Some((ring, device)) => Err(Refusal::Precondition(format!(
+                "interface {device}, by which the tunnel would leave, feeds ring {ring}, so what is sent there could \
+                 come back in; use another way with --dev, or --allow-loop, which drops own packets found in the ring"
+            ))),
         }
-        Ok(())
     }
 }
 
@@ -105,17 +99,6 @@ pub(crate) fn put(
         tunnels.delete(name)?;
     }
     tunnels.put(name, spec).map(|_| ())
-}
-
-fn validate_rings(send: &TunnelSend) -> Result<(), Refusal> {
-    for (index, ring) in send.rings.iter().enumerate() {
-        validate_ring("send.rings", ring)?;
-        if send.rings[..index].contains(ring) {
-            let message = format!("{ring} is named twice");
-            return Err(Refusal::invalid("send.rings", message));
-        }
-    }
-    Ok(())
 }
 
 fn validate_mapping(receive: &TunnelReceive) -> Result<(), Refusal> {

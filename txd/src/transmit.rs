@@ -4,11 +4,12 @@ use crate::datapath::{self, Buffers};
 use crate::stats::{Details, TransmitLive};
 use fluxcap_datapath::{
     BURST, DRAIN, Feed, Intake, LOOK_BUSY, LOOK_IDLE, Output, Outputs, Pick, Placement, SHOW,
-    find_loop, validate_intake,
+    find_loop, validate_rings,
 };
 use fluxcap_headers::Edits;
 use fluxcap_options::{
-    SpecError, TransmitIo, compile_edits, validate_interfaces, validate_scheduling,
+    MAX_MERGE_WINDOW_US, SpecError, TransmitIo, compile_edits, validate_interfaces,
+    validate_scheduling,
 };
 use fluxcap_proto::v1::{self, TransmitSpec};
 use fluxcap_ring::RingDir;
@@ -34,12 +35,15 @@ impl Job for TransmitJob {
         spec: &TransmitSpec,
         _others: &[(String, TransmitSpec)],
     ) -> Result<(), Refusal> {
-        validate_intake(&spec.rings, spec.merge_window_us)?;
+        validate_rings("rings", &spec.rings)?;
         let refused = |error: SpecError| Refusal::invalid(error.field, error.problem);
         let interfaces = spec.interfaces.iter().map(String::as_str);
         validate_interfaces(interfaces, MAX_OUTPUTS).map_err(refused)?;
         TransmitIo::from_spec(&spec.io).map_err(refused)?;
         validate_scheduling(&spec.scheduling.clone().unwrap_or_default()).map_err(refused)?;
+        if spec.merge_window_us > MAX_MERGE_WINDOW_US {
+            return Err(Refusal::invalid("merge_window_us", "must be at most 10 s"));
+        }
         compile_edits(&spec.edits.clone().unwrap_or_default()).map_err(refused)?;
         self.refuse_loop(spec)
     }

@@ -9,8 +9,6 @@ use std::time::{Duration, Instant};
 
 /// How long a frame is held back for an earlier one from another ring, unless the spec says otherwise.
 const MERGE_WINDOW: Duration = Duration::from_millis(2);
-/// Longest merge window that makes sense: a ring at full rate must hold it.
-const MAX_MERGE_WINDOW_US: u32 = 10_000_000;
 /// Longest sleep on the doorbell of a ring, which is not to be relied on for longer.
 const NAP: Duration = Duration::from_millis(10);
 /// The same when no frame has come for [`QUIET`]: each wake-up costs some 50 us, and an idle sender is to take no more than 0.3 % of a CPU.
@@ -188,25 +186,20 @@ fn window(us: u32) -> Duration {
     }
 }
 
-/// Checks what a spec says about the rings of a sender.
+/// Checks the rings that a spec names in `field`.
 ///
 /// # Errors
-/// No ring, or too many; a name that cannot be, or twice; a window beyond all reason.
-pub fn validate_intake(rings: &[String], merge_window_us: u32) -> Result<(), Refusal> {
+/// No ring, or too many; a name that cannot be, or twice.
+pub fn validate_rings(field: &str, rings: &[String]) -> Result<(), Refusal> {
     if rings.is_empty() || rings.len() > MAX_LANES {
-        return Err(Refusal::invalid(
-            "rings",
-            format!("name 1 to {MAX_LANES} rings"),
-        ));
+        let message = format!("name 1 to {MAX_LANES} rings");
+        return Err(Refusal::invalid(field, message));
     }
     for (index, ring) in rings.iter().enumerate() {
-        RingName::parse(ring).map_err(|e| Refusal::invalid("rings", e.to_string()))?;
+        RingName::parse(ring).map_err(|e| Refusal::invalid(field, e.to_string()))?;
         if rings[..index].contains(ring) {
-            return Err(Refusal::invalid("rings", format!("{ring} is named twice")));
+            return Err(Refusal::invalid(field, format!("{ring} is named twice")));
         }
-    }
-    if merge_window_us > MAX_MERGE_WINDOW_US {
-        return Err(Refusal::invalid("merge_window_us", "must be at most 10 s"));
     }
     Ok(())
 }

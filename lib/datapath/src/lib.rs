@@ -38,7 +38,7 @@ mod recycle;
 pub use advice::ring_advice;
 pub use choice::Io;
 pub use feed::{Feed, FeedLive};
-pub use intake::{Intake, find_loop, validate_intake};
+pub use intake::{Intake, find_loop, validate_rings};
 pub use merge::{MAX_LANES, Pick};
 pub use outcome::{OutcomeLive, Outcomes, outcome_of};
 pub use output::Output;

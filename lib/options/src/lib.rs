@@ -44,7 +44,7 @@ pub use scheduling::{CpuList, LatencyArg, SchedulingArgs, validate_scheduling};
 pub use spec::{SpecError, validate_interfaces};
 pub use start::parse_start;
 pub use tag::{TagArg, VlanPushArg};
-pub use transmit::{OversizeArg, TransmitArgs};
+pub use transmit::{MAX_MERGE_WINDOW_US, OversizeArg, TransmitArgs};
 pub use tunnel::{
     DecapArgs, EncapArgs, IdArg, IdArgs, MapArg, Network, ReceiveWork, SendWork, TunnelArgs,
     TunnelKindArg, TunnelReceiveArgs, TunnelSendArgs, TunnelSetArgs, decap_spec, encap_spec,

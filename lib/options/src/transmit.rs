@@ -5,6 +5,9 @@ use clap::{Args, ValueEnum};
 use fluxcap_proto::v1::{OversizePolicy, Start, TransmitSpec};
 use fluxcap_service::parse_duration;
 
+/// Longest merge window that makes sense, in microseconds: a ring at full rate must hold it.
+pub const MAX_MERGE_WINDOW_US: u32 = 10_000_000;
+
 /// Options of a transmit.
 #[derive(Debug, Clone, Default, PartialEq, Args)]
 pub struct TransmitArgs {

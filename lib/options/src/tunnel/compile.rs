@@ -1,7 +1,10 @@
 //! From the API's tunnels to what encodes and decodes packets, and every check that needs nothing but the spec.
 
 use super::{Network, parse_mac, remote_address};
-use crate::{SpecError, TunnelIo, compile_edits, validate_interfaces, validate_scheduling};
+use crate::{
+    MAX_MERGE_WINDOW_US, SpecError, TunnelIo, compile_edits, validate_interfaces,
+    validate_scheduling,
+};
 use fluxcap_headers::tunnel::{
     DecapSpec, Direction, EncapSpec, ErspanFields, ErspanType, Field, GueVariant, InvalidTunnel,
     TunnelKind, UdpPayload,
@@ -17,8 +20,6 @@ const MAX_RINGS: usize = 16;
 const MAX_MAP: usize = 4096;
 /// Most networks of senders.
 const MAX_FROM: usize = 256;
-/// Longest merge window that makes sense: a ring at full rate must hold it.
-const MAX_MERGE_WINDOW_US: u32 = 10_000_000;
 /// Largest buffer of a socket: the kernel counts in an `int`, and twice.
 const MAX_BUFFER: u64 = 1 << 30;
 
