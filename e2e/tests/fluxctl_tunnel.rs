@@ -2,6 +2,7 @@
 
 use fluxcap_e2e::{Daemon, Generator, Lab, Veth, need_root, wait_until};
 use serde_json::{Value, json};
+use std::process::Command;
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(5);
@@ -272,6 +273,33 @@ fn both_directions_account_for_every_frame() {
     for part in ["tunneld", "\"out\"", "\"in\""] {
         assert!(status.contains(part), "{part}: {status}");
     }
+}
+
+#[test]
+fn a_capture_file_has_the_sender_and_the_identifier_of_each_frame() {
+    need_root!();
+    let (lab, _tunneld) = lab();
+    loop_back(&lab, "vxlan", &["--vni", "9001"]);
+    lab.taps[0].send(&Generator::new(1).size(200).count(20));
+    wait_until(SOON, "through the tunnel", || {
+        show(&lab, "in")["status"]["receive"]["published_frames"] == 20
+    });
+    let file = lab.dirs.run().join("back.pcapng");
+    let path = file.to_str().expect("text");
+    lab.ctl(&[
+        "capture", "back", "-w", path, "--from", "oldest", "-c", "20",
+    ]);
+    let fields = ["frame.interface_name", "frame.comment", "frame.len"];
+    let fields = fields.iter().flat_map(|field| ["-e", field]);
+    let read = Command::new("tshark")
+        .args(["-r", path, "-T", "fields"])
+        .args(fields)
+        .output()
+        .expect("tshark");
+    let lines = String::from_utf8_lossy(&read.stdout);
+    assert_eq!(lines.lines().count(), 20, "{read:?}");
+    let expected = "in 127.0.0.1\ttunnel id 9001\t200";
+    assert!(lines.lines().all(|line| line == expected), "{lines}");
 }
 
 #[test]
