@@ -4,13 +4,14 @@ use prost::Message;
 use std::{env, fs, path::PathBuf};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    const FILES: [&str; 6] = [
+    const FILES: [&str; 7] = [
         "fluxcap/v1/common.proto",
         "fluxcap/v1/daemon.proto",
         "fluxcap/v1/ring.proto",
         "fluxcap/v1/capture.proto",
         "fluxcap/v1/transmit.proto",
         "fluxcap/v1/tunnel.proto",
+        "fluxcap/v1/mirror.proto",
     ];
     for file in FILES {
         println!("cargo:rerun-if-changed={file}");
