@@ -12,6 +12,7 @@
 
 use std::env;
 use std::fmt;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -60,6 +61,22 @@ pub fn compile(sources: &[&str]) -> Result<(), Error> {
         strip(&clang, &object);
     }
     Ok(())
+}
+
+/// As [`compile`], for each `*.bpf.c` of a folder of the package.
+///
+/// # Errors
+/// When the folder cannot be read, clang is missing, or refuses a source.
+pub fn compile_folder(folder: &str) -> Result<(), Error> {
+    println!("cargo::rerun-if-changed={folder}");
+    let entries = fs::read_dir(folder).map_err(|error| Error(format!("{folder}: {error}")))?;
+    let mut sources: Vec<String> = entries
+        .filter_map(|entry| entry.ok()?.path().to_str().map(str::to_owned))
+        .filter(|path| path.ends_with(".bpf.c"))
+        .collect();
+    sources.sort();
+    let sources: Vec<&str> = sources.iter().map(String::as_str).collect();
+    compile(&sources)
 }
 
 fn translate(clang: &str, source: &Path, object: &Path) -> Result<(), Error> {

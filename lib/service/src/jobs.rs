@@ -40,6 +40,12 @@ pub trait Job: Send + Sync + 'static {
     fn removed(&self, name: &str, spec: &Self::Spec) {
         let _ = (name, spec);
     }
+
+    /// Whether a worker with this spec is there again after a restart of the daemon.
+    fn kept(&self, spec: &Self::Spec) -> bool {
+        let _ = spec;
+        true
+    }
 }
 
 /// What the server needs to know of a daemon's work.
@@ -329,12 +335,12 @@ impl<J: Job> Registry<J> {
     fn save(&self, changes: &Changes) {
         let Some(store) = &changes.store else { return };
         let workers = self.list();
-        let kept = workers.iter().filter(|worker| !worker.deleting());
-        store.save(
-            &kept
-                .map(|worker| (worker.name().to_owned(), J::Spec::clone(&worker.spec())))
-                .collect(),
-        );
+        let kept = workers
+            .iter()
+            .filter(|worker| !worker.deleting())
+            .map(|worker| (worker.name().to_owned(), J::Spec::clone(&worker.spec())))
+            .filter(|(_, spec)| self.0.job.kept(spec));
+        store.save(&kept.collect());
     }
 
     fn refuse_when_stopping(&self, changes: &Changes) -> Result<(), Refusal> {

@@ -1,0 +1,39 @@
+//! mirrord copies the live traffic of interfaces, by eBPF programs in the kernel.
+
+#![allow(dead_code, reason = "its parts come one by one")]
+
+mod args;
+mod job;
+mod mirror;
+mod service;
+mod stats;
+
+use anyhow::Context;
+use args::Args;
+use clap::Parser;
+use fluxcap_proto::v1::mirror_service_server::{MirrorServiceServer, SERVICE_NAME};
+use fluxcap_ring::RingDir;
+use fluxcap_service::{Daemon, MAX_MESSAGE_BYTES, Registry};
+use job::{MirrorJob, put};
+use service::MirrorApi;
+use std::sync::Arc;
+use tonic::service::Routes;
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    let wanted = args.mirrors();
+    let daemon = Daemon::start("mirrord", &args.service)?;
+    let job = MirrorJob {
+        bpffs: args.bpffs.clone(),
+        rings: RingDir::new(args.service.ring_dir()),
+        ephemeral: args.service.ephemeral,
+    };
+    let mirrors = Registry::new(job, daemon.state_file()?)?;
+    mirror::sweep(&mirrors);
+    for (name, spec) in wanted {
+        put(&mirrors, &name, spec).with_context(|| format!("mirror {name}"))?;
+    }
+    let api = MirrorServiceServer::new(MirrorApi::new(mirrors.clone(), daemon.watches()))
+        .max_decoding_message_size(MAX_MESSAGE_BYTES);
+    daemon.serve(Routes::new(api), &[SERVICE_NAME], Arc::new(mirrors))
+}
