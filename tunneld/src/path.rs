@@ -11,18 +11,14 @@
 //! forgets: now and then a burst goes by its stack, and it verifies the neighbour. It is given one frame only for a neighbour
 //! that it does not know, since it keeps few packets until there is an answer, and drops the others without a word.
 
-mod hop;
 mod notices;
-mod remote;
 
-use fluxcap_datapath::Outputs;
+use fluxcap_datapath::{Closed, Contact, Hop, Outputs, Remote};
 use fluxcap_options::{TransmitIo, TunnelIo};
 use fluxcap_proto::v1;
 use fluxcap_ring::Outcome;
 use fluxcap_socket::{Error, LinkWatch, NeighbourState, Outgoing, RawIp, SendReport};
-use hop::{Closed, Contact, Hop};
 use notices::Notices;
-use remote::Remote;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 

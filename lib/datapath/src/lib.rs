@@ -10,6 +10,7 @@
 //!   Outputs           interfaces by name, lost and found again, and for each the best way of `fluxcap-socket` that it takes
 //!     .send()         one burst, a report for each interface
 //!   Outcomes          what a burst came to; OutcomeLive adds it up for those who look on
+//!   Remote, Hop       the far end of a tunnel, and where packets to it leave the host
 //!   ring_advice()     what to do about a ring that cannot be had
 //!   Placement         CPUs, priority and patience of the thread
 //! ```
@@ -27,6 +28,7 @@
 mod advice;
 mod choice;
 mod feed;
+mod hop;
 mod intake;
 mod merge;
 mod outcome;
@@ -34,10 +36,12 @@ mod output;
 mod outputs;
 mod placement;
 mod recycle;
+mod remote;
 
 pub use advice::ring_advice;
 pub use choice::Io;
 pub use feed::{Feed, FeedLive};
+pub use hop::{Closed, Contact, Hop};
 pub use intake::{Intake, find_loop, validate_rings};
 pub use merge::{MAX_LANES, Pick};
 pub use outcome::{OutcomeLive, Outcomes, outcome_of};
@@ -45,6 +49,7 @@ pub use output::Output;
 pub use outputs::Outputs;
 pub use placement::Placement;
 pub use recycle::recycle;
+pub use remote::Remote;
 
 use std::time::Duration;
 

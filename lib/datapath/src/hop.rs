@@ -6,13 +6,16 @@ use std::net::IpAddr;
 
 /// Why nothing can be sent: what becomes of frames, and what is said of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Closed {
-    pub(super) outcome: Outcome,
-    pub(super) reason: String,
+pub struct Closed {
+    /// What becomes of frames.
+    pub outcome: Outcome,
+    /// What is said of it.
+    pub reason: String,
 }
 
 impl Closed {
-    pub(super) fn new(outcome: Outcome, reason: impl Into<String>) -> Closed {
+    /// No way out.
+    pub fn new(outcome: Outcome, reason: impl Into<String>) -> Closed {
         let reason = reason.into();
         Closed { outcome, reason }
     }
@@ -20,23 +23,27 @@ impl Closed {
 
 /// The way from this host to the next one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Hop {
-    /// Outer source and destination.
-    pub(super) source: IpAddr,
-    pub(super) destination: IpAddr,
+pub struct Hop {
+    /// Source of packets.
+    pub source: IpAddr,
+    /// Where they go.
+    pub destination: IpAddr,
     /// The router, or the destination itself.
-    pub(super) next: IpAddr,
+    pub next: IpAddr,
     /// The interface that packets leave by.
-    pub(super) link: Link,
+    pub link: Link,
     /// Longest IP packet, as far as this host knows.
-    pub(super) mtu: u32,
+    pub mtu: u32,
     /// Whether the next host has an Ethernet address to be known.
-    pub(super) ethernet: bool,
+    pub ethernet: bool,
 }
 
 impl Hop {
     /// Asks the kernel for the way to `destination`. `local` and `device` are what the tunnel insists on; the interface goes by name.
-    pub(super) fn find(
+    ///
+    /// # Errors
+    /// Why there is no way.
+    pub fn find(
         links: &mut LinkWatch,
         destination: IpAddr,
         local: Option<IpAddr>,
@@ -82,7 +89,7 @@ impl Hop {
     }
 
     /// What the kernel knows of the next host.
-    pub(super) fn contact(&self) -> Contact {
+    pub fn contact(&self) -> Contact {
         if !self.ethernet {
             return Contact::Direct;
         }
@@ -95,7 +102,7 @@ impl Hop {
     }
 
     /// The same but for counters.
-    pub(super) fn is_like(&self, other: &Hop) -> bool {
+    pub fn is_like(&self, other: &Hop) -> bool {
         let key = |hop: &Hop| (hop.source, hop.destination, hop.next, hop.mtu, hop.ethernet);
         let link = |hop: &Hop| (hop.link.index, hop.link.mac);
         key(self) == key(other) && link(self) == link(other) && self.link.name == other.link.name
@@ -139,11 +146,16 @@ fn no_way(kind: RouteKind, destination: IpAddr) -> String {
 
 /// What is known of the next host on the link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Contact {
+pub enum Contact {
     /// There is no Ethernet address to know: the kernel delivers by itself.
     Direct,
     /// Its address, and whether that was not confirmed for long.
-    Known { mac: [u8; 6], state: NeighbourState },
+    Known {
+        /// The address.
+        mac: [u8; 6],
+        /// How sure that is.
+        state: NeighbourState,
+    },
     /// The kernel knows nothing, and does not ask.
     Unknown,
     /// The kernel asks.
@@ -164,7 +176,7 @@ impl Contact {
     }
 
     /// The word for it.
-    pub(super) fn as_str(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Contact::Direct => "not needed",
             Contact::Known { state, .. } => match state {

@@ -11,11 +11,11 @@ const AGAIN: Duration = Duration::from_secs(60);
 const AGAIN_SOON: Duration = Duration::from_secs(2);
 
 /// How a name is asked for. Tests have another way than the system's.
-pub(super) type Lookup = fn(&str) -> io::Result<Vec<IpAddr>>;
+type Lookup = fn(&str) -> io::Result<Vec<IpAddr>>;
 
 /// The far end of a tunnel.
 #[derive(Debug)]
-pub(super) struct Remote {
+pub struct Remote {
     host: String,
     /// Whether it is a name, and not an address.
     named: bool,
@@ -30,7 +30,7 @@ pub(super) struct Remote {
 
 impl Remote {
     /// A host, by name or address. `v6` is the family that it has to be of, if that matters.
-    pub(super) fn new(host: &str, v6: Option<bool>) -> Remote {
+    pub fn new(host: &str, v6: Option<bool>) -> Remote {
         Remote::with(host, v6, system)
     }
 
@@ -49,17 +49,17 @@ impl Remote {
     }
 
     /// Its address, while that is known. It stays known when a later question is not answered.
-    pub(super) fn address(&self) -> Option<IpAddr> {
+    pub fn address(&self) -> Option<IpAddr> {
         self.address
     }
 
     /// Why it is not known.
-    pub(super) fn problem(&self) -> &str {
+    pub fn problem(&self) -> &str {
         &self.problem
     }
 
     /// Asks when that is due, earlier when sending is `failing`, and takes an answer that has come. True when the address is another one.
-    pub(super) fn follow(&mut self, failing: bool) -> bool {
+    pub fn follow(&mut self, failing: bool) -> bool {
         if !self.named {
             return false;
         }
