@@ -14,6 +14,8 @@
 //!   Route, Neighbour  which way the host takes to an address, and who is next on it (rtnetlink)
 //!   IcmpWatch      what routers and receivers say about packets that did not arrive
 //!   NetCounters    what the kernel has thrown away before a socket saw it
+//!   BpfLink        a BPF program at an interface, held by a link that may have a name in a bpffs
+//!   TrafficControl  the clsact qdisc and BPF programs as its filters
 //!   LinkWatch      which interfaces exist, and what becomes of them (rtnetlink)
 //!   offloads()     what the driver does to frames before a capture sees them (ethtool)
 //!   place_thread() CPU and priority of a thread
@@ -51,7 +53,9 @@ mod anchor;
 mod area;
 mod block;
 mod bpf;
+mod bpf_link;
 mod capture;
+mod clsact;
 mod error;
 mod fanout;
 mod icmp;
@@ -78,7 +82,9 @@ mod tunnel;
 mod xsk;
 
 pub use block::{Block, Packet, Packets};
+pub use bpf_link::{BpfLink, BpfLinkInfo, LinkHook, LinkOrder};
 pub use capture::{CaptureOptions, CaptureStatistics, PacketCapture, SockFilter};
+pub use clsact::{TcFilter, TcHook, TrafficControl};
 pub use error::Error;
 pub use icmp::{IcmpEvent, IcmpReason, IcmpWatch};
 pub use link::Link;

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT */
+/*
+ * Frames into the buffer to user space. The includer defines
+ *
+ *	LOAD(ctx, offset, to, length)	bpf_skb_load_bytes or bpf_xdp_load_bytes
+ *
+ * The kernel wants the size of a record to be known when the program is verified, so there are classes of sizes.
+ */
+#ifndef FLUXCAP_BUFFER_H
+#define FLUXCAP_BUFFER_H
+
+#include "mirror.h"
+
+/* Longest copy of a frame. */
+#define LONGEST 65600
+
+/* Fills a record of `size` bytes and hands it over; 0, or why not. */
+static __always_inline int put_class(void *ctx, const struct event *event, const __u64 size)
+{
+	const __u32 room = size - sizeof(struct event);
+	__u32 length = event->captured;
+	struct event *record = bpf_ringbuf_reserve(&events, size, 0);
+
+	if (!record)
+		return DROP_BUFFER_FULL;
+	*record = *event;
+	/* The compiler knows the bounds by the class and would leave the checks out; the verifier needs them. */
+	asm volatile("" : "+r"(length));
+	if (length == 0 || length > room || LOAD(ctx, 0, record + 1, length)) {
+		bpf_ringbuf_discard(record, BPF_RB_NO_WAKEUP);
+		return DROP_UNREADABLE;
+	}
+	bpf_ringbuf_submit(record, 0);
+	return -1;
+}
+
+#define CLASS(bytes) \
+	if (event->captured <= (bytes) - sizeof(struct event)) \
+		return put_class(ctx, event, bytes)
+
+/* Hands a frame over; -1, or the reason (enum drop) why not. */
+static __always_inline int put(void *ctx, const struct event *event)
+{
+	CLASS(128);
+	CLASS(256);
+	CLASS(512);
+	CLASS(1024);
+	CLASS(1600);
+	CLASS(2560);
+	CLASS(4608);
+	CLASS(9216);
+	CLASS(18432);
+	CLASS(36864);
+	return put_class(ctx, event, LONGEST + sizeof(struct event));
+}
+
+#undef CLASS
+
+/*
+ * Copies a frame of `length` bytes in memory into the buffer and counts it. The caller has filled in ifindex, direction, flags and tag
+ * of `event`.
+ */
+static __always_inline void to_buffer(void *ctx, struct counters *count, struct event *event, __u32 length)
+{
+	struct state *state = own_state();
+	int reason;
+
+	if (!state)
+		return;		/* cannot be: it has an entry */
+	event->time = bpf_ktime_get_boot_ns();
+	event->lost = state->lost;
+	event->wire_len = length + (event->tpid ? 4 : 0);
+	event->captured = length > LONGEST ? LONGEST : length;
+	/* The tag is put back in front of what is cut. */
+	if (snaplen && event->captured + (event->tpid ? 4 : 0) > snaplen)
+		event->captured = event->tpid && snaplen > 4 ? snaplen - 4 : snaplen;
+	reason = put(ctx, event);
+	if (reason >= 0) {
+		/* In the buffer it shows in front of the next frame. */
+		if (reason == DROP_BUFFER_FULL)
+			__sync_fetch_and_add(&state->lost, 1);
+		count->drops[reason & (DROPS - 1)]++;
+		add_errors(1);
+		return;
+	}
+	if (event->captured < length)
+		count->truncated++;
+	count->mirrored++;
+	count->mirrored_bytes += event->wire_len;
+}
+
+#endif

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+/*
+ * A mirror at traffic control: copies what an interface receives (`ingress`) and sends (`egress`) to other interfaces, or into the
+ * buffer to user space.
+ *
+ *	marked? -> parse -> own tunnel? -> rules -> [pcap-filter] -> sample -> expired? fuse? rate? -> target
+ *
+ * The frame always goes on as if the program were not there, whatever became of the copy: every path returns NEXT. The frame itself is
+ * changed in one thing only, a bit of its mark, for the time in which it is cloned.
+ *
+ * The pcap-filter is a program of its own, which mirrord makes; the programs call each other as stages. A tail call leaves nothing on
+ * the stack, so what is known of the frame is kept in `scratch` meanwhile: nothing else can run on this CPU between the stages.
+ */
+#include "mirror.h"
+
+#define LOAD bpf_skb_load_bytes
+#include "buffer.h"
+
+/* TCX_NEXT, which is TC_ACT_UNSPEC: the next program decides. */
+#define NEXT -1
+
+/* What dev_queue_xmit() says beside errors (linux/netdevice.h). */
+#define NET_XMIT_DROP 1
+
+char LICENSE[] SEC("license") = "Dual MIT/GPL";
+
+/* Counts a clone by what became of it. */
+static __always_inline int clone(struct __sk_buff *skb, const struct devices *list, __u32 n)
+{
+	__u32 ifindex = list->ifindex[n];
+	long result;
+
+	if (!ifindex)
+		return DROP_NO_INTERFACE;
+	/* A queueing discipline would only say that it has dropped something. */
+	if (list->down & (1U << n))
+		return DROP_LINK_DOWN;
+	result = bpf_clone_redirect(skb, ifindex, 0);
+	if (!result)
+		return -1;
+	if (result > 0)
+		return DROP_CONGESTED;
+	switch (-result) {
+	case 12:	/* ENOMEM */
+		return DROP_NO_MEMORY;
+	case 100:	/* ENETDOWN */
+		return DROP_LINK_DOWN;
+	case 19:	/* ENODEV */
+	case 22:	/* EINVAL: no interface has this index any more */
+		return DROP_NO_INTERFACE;
+	default:
+		return DROP_CLONE_FAILED;
+	}
+}
+
+static __always_inline void to_devices(struct __sk_buff *skb, struct counters *count, __u32 length)
+{
+	__u32 zero = 0, mark_before = skb->mark, failed = 0, n;
+	const struct devices *list = bpf_map_lookup_elem(&devices, &zero);
+
+	if (!list)
+		return;		/* cannot be: it has an entry */
+	count->copied += device_count - 1;
+	skb->mark = mark_before | mark;
+#pragma clang loop unroll(disable)
+	for (n = 0; n < MAX_DEVICES && n < device_count; n++) {
+		int reason = clone(skb, list, n);
+
+		if (reason < 0) {
+			count->device_frames[n]++;
+			count->mirrored++;
+			count->mirrored_bytes += length;
+		} else if (!relayed || reason != DROP_CONGESTED) {
+			count->device_failed[n]++;
+			count->drops[reason]++;
+			failed++;
+		} else {
+			failed++;	/* the relay has counted it */
+		}
+	}
+	skb->mark = mark_before;
+	add_errors(failed);
+}
+
+static __always_inline void to_user_space(struct __sk_buff *skb, struct counters *count, enum direction direction)
+{
+	struct event event = {
+		.ifindex = skb->ifindex,
+		.direction = direction,
+	};
+
+	if (skb->vlan_present) {
+		event.tpid = bpf_ntohs(skb->vlan_proto);
+		event.tci = skb->vlan_tci;
+	}
+	if (skb->gso_size)
+		event.flags |= EVENT_GSO;
+	/* There is no way to ask whether the checksum is still to be made; a verified one is not. */
+	if (bpf_csum_level(skb, BPF_CSUM_LEVEL_QUERY) < 0)
+		event.flags |= EVENT_NO_CSUM;
+	to_buffer(skb, count, &event, skb->len);
+}
+
+/* A frame that rules and filter have selected. */
+static __always_inline int copy(struct __sk_buff *skb, struct counters *count, enum direction direction, __u32 flow)
+{
+	__u32 length = skb->len + (skb->vlan_present ? 4 : 0);
+
+	if (!may_copy(count, flow, length, device_count ? device_count : 1))
+		return NEXT;
+	if (device_count)
+		to_devices(skb, count, length);
+	else if (to_ring)
+		to_user_space(skb, count, direction);
+	return NEXT;
+}
+
+static __always_inline int pass(struct __sk_buff *skb, enum direction direction)
+{
+	struct counters *count = own_counters();
+
+	if (!count)
+		return NEXT;	/* cannot be: it has an entry */
+	count->seen++;
+	if (skb->mark & mark) {
+		count->drops[DROP_LOOP_GUARD]++;
+		return NEXT;
+	}
+	return copy(skb, count, direction, 0);
+}
+
+SEC("classifier")
+int ingress(struct __sk_buff *skb)
+{
+	return pass(skb, IN);
+}
+
+SEC("classifier")
+int egress(struct __sk_buff *skb)
+{
+	return pass(skb, OUT);
+}

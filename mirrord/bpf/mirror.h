@@ -1,0 +1,332 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT */
+/*
+ * What the programs of a mirror share: counters, limits, the buffer to user space, devices, marks. mirrord/src/counters.rs and
+ * mirrord/src/program.rs know the same numbers.
+ *
+ * Each frame that a program sees is counted so that this closes:
+ *
+ *	seen + copied = mirrored + not selected + sampled out + rate limited + the sum of drops
+ *
+ * All maps but the buffer are small, and those of a mirror are kept while its programs are replaced.
+ */
+#ifndef FLUXCAP_MIRROR_H
+#define FLUXCAP_MIRROR_H
+
+#include <stddef.h>
+#include <linux/bpf.h>
+#include <linux/pkt_cls.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_endian.h>
+
+#define MAX_DEVICES 16
+#define DROPS 32		/* room for reasons */
+
+/* The way of a frame; the same numbers as fluxcap_ring::Direction. */
+enum direction {
+	IN,
+	OUT,
+};
+
+/* Why a copy was not made. The names are in mirrord/src/counters.rs, in this order. */
+enum drop {
+	DROP_LOOP_GUARD,	/* is a copy itself: marked, or of an own tunnel */
+	DROP_EXPIRED,		/* the mirror's time is over */
+	DROP_FUSE,		/* the mirror has switched itself off */
+	DROP_NO_MEMORY,		/* none for the clone */
+	DROP_LINK_DOWN,		/* the device is down */
+	DROP_NO_INTERFACE,	/* the device does not exist */
+	DROP_CONGESTED,		/* the queue of the device is full */
+	DROP_CLONE_FAILED,	/* any other error */
+	DROP_BUFFER_FULL,	/* no room in the buffer to user space */
+	DROP_UNREADABLE,	/* the frame's bytes cannot be had */
+	DROP_FILTER_FAILED,	/* the stage of the pcap-filter is missing */
+	DROP_NO_ROUTE,		/* relay: no way to the collector */
+	DROP_OVERSIZE,		/* relay: longer than the path's MTU */
+	DROP_NOT_IP,		/* relay: the encapsulation carries IP packets only */
+	DROP_ENCAP_FAILED,	/* relay: no room for the outer header */
+	DROP_REDIRECT_FAILED,	/* relay, XDP: the way out refused it */
+};
+
+struct counters {
+	__u64 seen;		/* frames that passed the program */
+	__u64 copied;		/* copies beyond the first */
+	__u64 mirrored;
+	__u64 mirrored_bytes;	/* of the copies, as they were taken */
+	__u64 not_selected;
+	__u64 sampled_out;
+	__u64 rate_limited;
+	__u64 truncated;	/* of the mirrored ones */
+	__u64 drops[DROPS];
+	__u64 device_frames[MAX_DEVICES];
+	__u64 device_failed[MAX_DEVICES];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct counters);
+} counters SEC(".maps");
+
+/* Why a fuse has blown; the texts are in mirrord/src/counters.rs. */
+enum fuse {
+	FUSE_WHOLE,
+	FUSE_ERRORS,
+	FUSE_FRAMES,
+	FUSE_BITS,
+};
+
+/* Rate and fuse, one for all CPUs: the bounds hold exactly. Taken only by mirrors that have such bounds. */
+struct state {
+	struct bpf_spin_lock lock;
+	__u32 unused;
+	__u64 fuse;		/* enum fuse */
+	__u64 blown;		/* when, CLOCK_BOOTTIME ns */
+	__u64 frames_due;	/* when the next frame conforms, in TICKs of CLOCK_BOOTTIME */
+	__u64 bits_due;
+	__u64 second;		/* which the following ones count */
+	__u64 errors;
+	__u64 frames;
+	__u64 bytes;
+	__u64 lost;		/* frames for which the buffer had no room, ever */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct state);
+} state SEC(".maps");
+
+/* Where copies go, kept up to date by mirrord. */
+struct devices {
+	__u32 ifindex[MAX_DEVICES];	/* 0: there is none */
+	__u32 down;			/* a bit for each that is down */
+	__u32 unused;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct devices);
+} devices SEC(".maps");
+
+/* Frames on their way to user space. mirrord sets the size. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 4096);
+} events SEC(".maps");
+
+/* What is in front of a frame in the buffer; mirrord/src/events.rs takes it apart. */
+struct event {
+	__u64 time;		/* CLOCK_BOOTTIME ns */
+	__u64 lost;		/* state.lost before this frame */
+	__u32 wire_len;		/* with the tag that the kernel took out */
+	__u32 captured;		/* bytes that follow */
+	__u32 ifindex;
+	__u16 tpid;		/* of the tag that the kernel took out; 0: none */
+	__u16 tci;
+	__u8 direction;
+	__u8 flags;
+	__u8 unused[6];
+};
+
+#define EVENT_GSO 1		/* several packets joined */
+#define EVENT_NO_CSUM 2		/* the checksum was not verified: it may not have been made yet */
+
+_Static_assert(sizeof(struct event) == 40, "mirrord/src/events.rs");
+
+/* Own tunnels, of all mirrors of a folder: what is sent through them is never mirrored. */
+struct tunnel_key {
+	__u8 family;		/* 4, 6 */
+	__u8 protocol;		/* 17, 47 */
+	__u16 port;		/* of the destination, network byte order; 0 for GRE */
+	__u8 daddr[16];		/* IPv4 in the first four bytes */
+};
+
+/* Set by mirrord before the programs are loaded. */
+const volatile __u32 mark = 0x40000000;	/* bit of the mark of copies */
+const volatile __u32 device_count = 0;
+const volatile __u32 to_ring = 0;
+const volatile __u32 relayed = 0;	/* the only device has a relay program, which counts what it cannot send */
+const volatile __u32 snaplen = 0;	/* of copies into the ring; 0: whole frames */
+const volatile __u64 sample_below = 0;	/* a draw of 32 bits below this is kept; 0: all are */
+const volatile __u32 sample_flows = 0;
+const volatile __u64 sample_seed = 0;
+const volatile __u64 expires = 0;	/* CLOCK_BOOTTIME ns */
+const volatile __u64 frame_ticks = 0;	/* time for each frame; 0: any number of frames */
+const volatile __u64 bits_per_second = 0;
+const volatile __u64 burst_ticks = 0;
+const volatile __u64 fuse_errors = 0;	/* in a second; 0: no limit */
+const volatile __u64 fuse_frames = 0;
+const volatile __u64 fuse_bytes = 0;
+
+#define TICK 16			/* in a nanosecond */
+#define SECOND 1000000000ULL
+
+#define BOUNDED (frame_ticks || bits_per_second || fuse_frames || fuse_bytes)
+#define FUSED (fuse_errors || fuse_frames || fuse_bytes)
+
+static __always_inline struct counters *own_counters(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&counters, &zero);
+}
+
+static __always_inline struct state *own_state(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&state, &zero);
+}
+
+/* The finaliser of SplitMix64, as in lib/headers/src/sampler.rs. */
+static __always_inline __u64 mix(__u64 value)
+{
+	value = (value ^ (value >> 30)) * 0xbf58476d1ce4e5b9ULL;
+	value = (value ^ (value >> 27)) * 0x94d049bb133111ebULL;
+	return value ^ (value >> 31);
+}
+
+/* Whether a frame of this flow is in the sample. */
+static __always_inline int sampled(__u32 flow)
+{
+	if (!sample_below)
+		return 1;
+	if (sample_flows)
+		return mix(sample_seed ^ flow) >> 32 < sample_below;
+	return bpf_get_prandom_u32() < sample_below;
+}
+
+/* Whether a frame that takes `cost` conforms to what is due (the generic cell rate algorithm, ITU-T I.371); with the lock held. */
+static __always_inline int conforms(__u64 due, __u64 now, __u64 cost)
+{
+	__u64 ahead = (__s64)(due - now) > 0 ? due - now : 0;
+
+	return ahead + cost <= (burst_ticks > cost ? burst_ticks : cost);
+}
+
+static __always_inline __u64 after(__u64 due, __u64 now, __u64 cost)
+{
+	return ((__s64)(due - now) > 0 ? due : now) + cost;
+}
+
+/* A new second begins with nothing counted; with the lock held. */
+static __always_inline void turn(struct state *state, __u64 second)
+{
+	if (state->second == second)
+		return;
+	state->second = second;
+	state->errors = 0;
+	state->frames = 0;
+	state->bytes = 0;
+}
+
+enum admission {
+	ADMITTED,
+	LIMITED,
+	BLOWN,
+};
+
+/* Lets a frame pass, or not: rate first, then the fuse, which blows at the first copy beyond it. `copies` are made of it. */
+static __always_inline enum admission admit(struct state *state, __u32 length, __u32 copies)
+{
+	__u64 time = bpf_ktime_get_boot_ns(), now = time * TICK, second = time / SECOND;
+	__u64 bits_ticks = 0;
+	enum admission result = ADMITTED;
+	enum fuse fuse = FUSE_WHOLE;
+
+	if (bits_per_second)
+		bits_ticks = (__u64)length * 8 * SECOND * TICK / bits_per_second;
+	bpf_spin_lock(&state->lock);
+	if (frame_ticks && !conforms(state->frames_due, now, frame_ticks))
+		result = LIMITED;
+	if (bits_per_second && !conforms(state->bits_due, now, bits_ticks))
+		result = LIMITED;
+	if (result == ADMITTED) {
+		if (frame_ticks)
+			state->frames_due = after(state->frames_due, now, frame_ticks);
+		if (bits_per_second)
+			state->bits_due = after(state->bits_due, now, bits_ticks);
+		if (fuse_frames || fuse_bytes) {
+			turn(state, second);
+			state->frames += copies;
+			state->bytes += (__u64)length * copies;
+			if (fuse_frames && state->frames > fuse_frames)
+				fuse = FUSE_FRAMES;
+			else if (fuse_bytes && state->bytes > fuse_bytes)
+				fuse = FUSE_BITS;
+			if (fuse != FUSE_WHOLE) {
+				state->fuse = fuse;
+				state->blown = time;
+				result = BLOWN;
+			}
+		}
+	}
+	bpf_spin_unlock(&state->lock);
+	return result;
+}
+
+/* Copies that failed, which the fuse bounds. */
+static __always_inline void add_errors(__u32 errors)
+{
+	__u64 time;
+	struct state *state;
+
+	if (!fuse_errors || !errors)
+		return;
+	state = own_state();
+	if (!state)
+		return;
+	time = bpf_ktime_get_boot_ns();
+	bpf_spin_lock(&state->lock);
+	turn(state, time / SECOND);
+	state->errors += errors;
+	if (state->errors > fuse_errors && !state->fuse) {
+		state->fuse = FUSE_ERRORS;
+		state->blown = time;
+	}
+	bpf_spin_unlock(&state->lock);
+}
+
+/*
+ * Whether copies may be made of a frame that was selected; else it has been counted. What is the same for every target.
+ */
+static __always_inline int may_copy(struct counters *count, __u32 flow, __u32 length, __u32 copies)
+{
+	struct state *state;
+
+	if (!sampled(flow)) {
+		count->sampled_out++;
+		return 0;
+	}
+	if (expires && bpf_ktime_get_boot_ns() >= expires) {
+		count->drops[DROP_EXPIRED]++;
+		return 0;
+	}
+	if (!BOUNDED && !FUSED)
+		return 1;
+	state = own_state();
+	if (!state)
+		return 1;	/* cannot be: it has an entry */
+	if (FUSED && state->fuse) {
+		count->drops[DROP_FUSE]++;
+		return 0;
+	}
+	if (!BOUNDED)
+		return 1;
+	switch (admit(state, length, copies)) {
+	case LIMITED:
+		count->rate_limited++;
+		return 0;
+	case BLOWN:
+		count->drops[DROP_FUSE]++;
+		return 0;
+	default:
+		return 1;
+	}
+}
+
+#endif
