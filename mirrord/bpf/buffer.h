@@ -1,13 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT */
 /*
- * Frames into the buffer to user space. The includer defines
- *
- *	LOAD(ctx, offset, to, length)	bpf_skb_load_bytes or bpf_xdp_load_bytes
- *
- * The kernel wants the size of a record to be known when the program is verified, so there are classes of sizes.
+ * Frames into the buffer to user space. The kernel wants the size of a record to be known when the program is verified, so there
+ * are classes of sizes.
  */
-#ifndef FLUXCAP_BUFFER_H
-#define FLUXCAP_BUFFER_H
+#pragma once
 
 #include "mirror.h"
 
@@ -15,7 +11,7 @@
 #define LONGEST 65600
 
 /* Fills a record of `size` bytes and hands it over; 0, or why not. */
-static __always_inline int put_class(void *ctx, const struct event *event, const __u64 size)
+static __always_inline int put_class(CTX *ctx, const struct event *event, const __u64 size)
 {
 	const __u32 room = size - sizeof(struct event);
 	__u32 length = event->captured;
@@ -39,7 +35,7 @@ static __always_inline int put_class(void *ctx, const struct event *event, const
 		return put_class(ctx, event, bytes)
 
 /* Hands a frame over; -1, or the reason (enum drop) why not. */
-static __always_inline int put(void *ctx, const struct event *event)
+static __always_inline int put(CTX *ctx, const struct event *event)
 {
 	CLASS(128);
 	CLASS(256);
@@ -60,7 +56,7 @@ static __always_inline int put(void *ctx, const struct event *event)
  * Copies a frame of `length` bytes in memory into the buffer and counts it. The caller has filled in ifindex, direction, flags and tag
  * of `event`.
  */
-static __always_inline void to_buffer(void *ctx, struct counters *count, struct event *event, __u32 length)
+static __always_inline void to_buffer(CTX *ctx, struct counters *count, struct event *event, __u32 length)
 {
 	struct state *state = own_state();
 	int reason;
@@ -71,9 +67,9 @@ static __always_inline void to_buffer(void *ctx, struct counters *count, struct 
 	event->lost = state->lost;
 	event->wire_len = length + (event->tpid ? 4 : 0);
 	event->captured = length > LONGEST ? LONGEST : length;
-	/* The tag is put back in front of what is cut. */
-	if (snaplen && event->captured + (event->tpid ? 4 : 0) > snaplen)
-		event->captured = event->tpid && snaplen > 4 ? snaplen - 4 : snaplen;
+	/* With the tag that may become four bytes too many, which user space cuts. */
+	if (snaplen && event->captured > snaplen)
+		event->captured = snaplen;
 	reason = put(ctx, event);
 	if (reason >= 0) {
 		/* In the buffer it shows in front of the next frame. */
@@ -83,10 +79,8 @@ static __always_inline void to_buffer(void *ctx, struct counters *count, struct 
 		add_errors(1);
 		return;
 	}
-	if (event->captured < length)
+	if (event->captured < length || (snaplen && event->wire_len > snaplen))
 		count->truncated++;
 	count->mirrored++;
 	count->mirrored_bytes += event->wire_len;
 }
-
-#endif

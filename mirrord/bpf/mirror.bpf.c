@@ -8,19 +8,31 @@
  * The frame always goes on as if the program were not there, whatever became of the copy: every path returns NEXT. The frame itself is
  * changed in one thing only, a bit of its mark, for the time in which it is cloned.
  *
- * The pcap-filter is a program of its own, which mirrord makes; the programs call each other as stages. A tail call leaves nothing on
- * the stack, so what is known of the frame is kept in `scratch` meanwhile: nothing else can run on this CPU between the stages.
+ * The pcap-filter is a program of its own, which mirrord makes. It is called, and calls what comes next, by tail calls, which keep nothing
+ * of what was found out before.
  */
 #include "mirror.h"
-
-#define LOAD bpf_skb_load_bytes
 #include "buffer.h"
 
 /* TCX_NEXT, which is TC_ACT_UNSPEC: the next program decides. */
 #define NEXT -1
 
-/* What dev_queue_xmit() says beside errors (linux/netdevice.h). */
-#define NET_XMIT_DROP 1
+/* Programs to call. mirrord/src/program.rs has the same numbers. */
+enum {
+	STAGE_FILTER,			/* by direction: the pcap-filter, which ends by calling one of the others */
+	STAGE_SELECTED = 2,		/* by direction: what it accepts */
+	STAGE_REJECTED = 4,		/* what it does not accept */
+	STAGES,
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, STAGES);
+	__type(key, __u32);
+	__type(value, __u32);
+} stages SEC(".maps");
+
+const volatile __u32 filtered = 0;	/* there is a pcap-filter */
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
@@ -66,23 +78,22 @@ static __always_inline void to_devices(struct __sk_buff *skb, struct counters *c
 	for (n = 0; n < MAX_DEVICES && n < device_count; n++) {
 		int reason = clone(skb, list, n);
 
+		count_output(n, reason >= 0);
 		if (reason < 0) {
-			count->device_frames[n]++;
 			count->mirrored++;
 			count->mirrored_bytes += length;
-		} else if (!relayed || reason != DROP_CONGESTED) {
-			count->device_failed[n]++;
-			count->drops[reason]++;
-			failed++;
-		} else {
-			failed++;	/* the relay has counted it */
+			continue;
 		}
+		failed++;
+		/* What a relay could not send, it has counted. */
+		if (!relayed || reason != DROP_CONGESTED)
+			count->drops[reason & (DROPS - 1)]++;
 	}
 	skb->mark = mark_before;
 	add_errors(failed);
 }
 
-static __always_inline void to_user_space(struct __sk_buff *skb, struct counters *count, enum direction direction)
+static __always_inline void to_user_space(struct __sk_buff *skb, struct counters *count, __u32 direction)
 {
 	struct event event = {
 		.ifindex = skb->ifindex,
@@ -102,22 +113,23 @@ static __always_inline void to_user_space(struct __sk_buff *skb, struct counters
 }
 
 /* A frame that rules and filter have selected. */
-static __always_inline int copy(struct __sk_buff *skb, struct counters *count, enum direction direction, __u32 flow)
+static __always_inline int copy(struct __sk_buff *skb, struct counters *count, __u32 direction)
 {
 	__u32 length = skb->len + (skb->vlan_present ? 4 : 0);
 
-	if (!may_copy(count, flow, length, device_count ? device_count : 1))
+	if (!may_copy(skb, count, length, device_count ? device_count : 1))
 		return NEXT;
 	if (device_count)
 		to_devices(skb, count, length);
-	else if (to_ring)
+	else
 		to_user_space(skb, count, direction);
 	return NEXT;
 }
 
-static __always_inline int pass(struct __sk_buff *skb, enum direction direction)
+static __always_inline int pass(struct __sk_buff *skb, __u32 direction)
 {
 	struct counters *count = own_counters();
+	struct packet packet;
 
 	if (!count)
 		return NEXT;	/* cannot be: it has an entry */
@@ -126,17 +138,60 @@ static __always_inline int pass(struct __sk_buff *skb, enum direction direction)
 		count->drops[DROP_LOOP_GUARD]++;
 		return NEXT;
 	}
-	return copy(skb, count, direction, 0);
+	packet_parse(skb, &packet);
+	if (own_tunnel(&packet)) {
+		count->drops[DROP_LOOP_GUARD]++;
+		return NEXT;
+	}
+	if (!rules_select(&packet, direction)) {
+		count->not_selected++;
+		return NEXT;
+	}
+	if (!filtered)
+		return copy(skb, count, direction);
+	bpf_tail_call(skb, &stages, STAGE_FILTER + direction);
+	count->drops[DROP_FILTER_FAILED]++;
+	return NEXT;
 }
 
 SEC("classifier")
 int ingress(struct __sk_buff *skb)
 {
-	return pass(skb, IN);
+	return pass(skb, DIRECTION_IN);
 }
 
 SEC("classifier")
 int egress(struct __sk_buff *skb)
 {
-	return pass(skb, OUT);
+	return pass(skb, DIRECTION_OUT);
+}
+
+static __always_inline int selected(struct __sk_buff *skb, __u32 direction)
+{
+	struct counters *count = own_counters();
+
+	return count ? copy(skb, count, direction) : NEXT;
+}
+
+SEC("classifier")
+int selected_in(struct __sk_buff *skb)
+{
+	return selected(skb, DIRECTION_IN);
+}
+
+SEC("classifier")
+int selected_out(struct __sk_buff *skb)
+{
+	return selected(skb, DIRECTION_OUT);
+}
+
+SEC("classifier")
+int rejected(struct __sk_buff *skb)
+{
+	struct counters *count = own_counters();
+
+	(void)skb;
+	if (count)
+		count->not_selected++;
+	return NEXT;
 }

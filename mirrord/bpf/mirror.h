@@ -9,23 +9,13 @@
  *
  * All maps but the buffer are small, and those of a mirror are kept while its programs are replaced.
  */
-#ifndef FLUXCAP_MIRROR_H
-#define FLUXCAP_MIRROR_H
+#pragma once
 
-#include <stddef.h>
-#include <linux/bpf.h>
-#include <linux/pkt_cls.h>
-#include <bpf/bpf_helpers.h>
-#include <bpf/bpf_endian.h>
+#include "packet.h"
+#include "rules.h"
 
 #define MAX_DEVICES 16
 #define DROPS 32		/* room for reasons */
-
-/* The way of a frame; the same numbers as fluxcap_ring::Direction. */
-enum direction {
-	IN,
-	OUT,
-};
 
 /* Why a copy was not made. The names are in mirrord/src/counters.rs, in this order. */
 enum drop {
@@ -39,7 +29,7 @@ enum drop {
 	DROP_CLONE_FAILED,	/* any other error */
 	DROP_BUFFER_FULL,	/* no room in the buffer to user space */
 	DROP_UNREADABLE,	/* the frame's bytes cannot be had */
-	DROP_FILTER_FAILED,	/* the stage of the pcap-filter is missing */
+	DROP_FILTER_FAILED,	/* the program of the pcap-filter cannot be called */
 	DROP_NO_ROUTE,		/* relay: no way to the collector */
 	DROP_OVERSIZE,		/* relay: longer than the path's MTU */
 	DROP_NOT_IP,		/* relay: the encapsulation carries IP packets only */
@@ -57,8 +47,6 @@ struct counters {
 	__u64 rate_limited;
 	__u64 truncated;	/* of the mirrored ones */
 	__u64 drops[DROPS];
-	__u64 device_frames[MAX_DEVICES];
-	__u64 device_failed[MAX_DEVICES];
 };
 
 struct {
@@ -67,6 +55,19 @@ struct {
 	__type(key, __u32);
 	__type(value, struct counters);
 } counters SEC(".maps");
+
+/* Copies by device. */
+struct output {
+	__u64 frames;
+	__u64 failed;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, MAX_DEVICES);
+	__type(key, __u32);
+	__type(value, struct output);
+} outputs SEC(".maps");
 
 /* Why a fuse has blown; the texts are in mirrord/src/counters.rs. */
 enum fuse {
@@ -98,7 +99,7 @@ struct {
 	__type(value, struct state);
 } state SEC(".maps");
 
-/* Where copies go, kept up to date by mirrord. */
+/* Where copies go, kept up to date by mirrord. Each generation of programs has its own. */
 struct devices {
 	__u32 ifindex[MAX_DEVICES];	/* 0: there is none */
 	__u32 down;			/* a bit for each that is down */
@@ -111,6 +112,25 @@ struct {
 	__type(key, __u32);
 	__type(value, struct devices);
 } devices SEC(".maps");
+
+/* What mirrord keeps for its next life: which programs these are (pins.rs), and what became of frames in user space (events.rs). */
+struct notes {
+	__u64 words[16];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct notes);
+} meta SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct notes);
+} drained SEC(".maps");
 
 /* Frames on their way to user space. mirrord sets the size. */
 struct {
@@ -127,7 +147,7 @@ struct event {
 	__u32 ifindex;
 	__u16 tpid;		/* of the tag that the kernel took out; 0: none */
 	__u16 tci;
-	__u8 direction;
+	__u8 direction;		/* DIRECTION_IN, DIRECTION_OUT */
 	__u8 flags;
 	__u8 unused[6];
 };
@@ -137,18 +157,43 @@ struct event {
 
 _Static_assert(sizeof(struct event) == 40, "mirrord/src/events.rs");
 
-/* Own tunnels, of all mirrors of a folder: what is sent through them is never mirrored. */
-struct tunnel_key {
+/* Own tunnels, of all mirrors of a folder: what is sent through them is never mirrored, marked or not. */
+struct tunnel {
 	__u8 family;		/* 4, 6 */
-	__u8 protocol;		/* 17, 47 */
-	__u16 port;		/* of the destination, network byte order; 0 for GRE */
-	__u8 daddr[16];		/* IPv4 in the first four bytes */
+	__u8 proto;		/* PROTO_UDP, PROTO_GRE */
+	__u16 port;		/* of the destination, host byte order; 0 for GRE */
+	__u32 unused;
+	union address remote;	/* of IPv4 the rest is 0 */
 };
+
+#define PROTO_GRE 47
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, struct tunnel);
+	__type(value, __u8);
+} tunnels SEC(".maps");
+
+/* Whether a frame is of an own tunnel. */
+static __always_inline int own_tunnel(const struct packet *packet)
+{
+	struct tunnel key = {
+		.family = packet->family,
+		.proto = packet->proto,
+		.port = packet->dport,
+		.remote = packet->destination,
+	};
+
+	if (packet->proto != PROTO_UDP && packet->proto != PROTO_GRE)
+		return 0;
+	return bpf_map_lookup_elem(&tunnels, &key) != 0;
+}
 
 /* Set by mirrord before the programs are loaded. */
 const volatile __u32 mark = 0x40000000;	/* bit of the mark of copies */
 const volatile __u32 device_count = 0;
-const volatile __u32 to_ring = 0;
+const volatile __u32 to_ring = 0;	/* XDP: into the buffer, too */
 const volatile __u32 relayed = 0;	/* the only device has a relay program, which counts what it cannot send */
 const volatile __u32 snaplen = 0;	/* of copies into the ring; 0: whole frames */
 const volatile __u64 sample_below = 0;	/* a draw of 32 bits below this is kept; 0: all are */
@@ -175,6 +220,18 @@ static __always_inline struct counters *own_counters(void)
 	return bpf_map_lookup_elem(&counters, &zero);
 }
 
+static __always_inline void count_output(__u32 n, int failed)
+{
+	struct output *output = bpf_map_lookup_elem(&outputs, &n);
+
+	if (!output)
+		return;
+	if (failed)
+		output->failed++;
+	else
+		output->frames++;
+}
+
 static __always_inline struct state *own_state(void)
 {
 	__u32 zero = 0;
@@ -182,22 +239,17 @@ static __always_inline struct state *own_state(void)
 	return bpf_map_lookup_elem(&state, &zero);
 }
 
-/* The finaliser of SplitMix64, as in lib/headers/src/sampler.rs. */
-static __always_inline __u64 mix(__u64 value)
+/* Whether a frame is in the sample; flows are picked as fluxcap_headers::Sampler picks them. */
+static __always_inline int sampled(CTX *ctx)
 {
-	value = (value ^ (value >> 30)) * 0xbf58476d1ce4e5b9ULL;
-	value = (value ^ (value >> 27)) * 0x94d049bb133111ebULL;
-	return value ^ (value >> 31);
-}
+	struct packet packet;
 
-/* Whether a frame of this flow is in the sample. */
-static __always_inline int sampled(__u32 flow)
-{
 	if (!sample_below)
 		return 1;
-	if (sample_flows)
-		return mix(sample_seed ^ flow) >> 32 < sample_below;
-	return bpf_get_prandom_u32() < sample_below;
+	if (!sample_flows)
+		return bpf_get_prandom_u32() < sample_below;
+	packet_parse(ctx, &packet);
+	return hash_mix(sample_seed ^ packet_flow_hash(ctx, &packet)) >> 32 < sample_below;
 }
 
 /* Whether a frame that takes `cost` conforms to what is due (the generic cell rate algorithm, ITU-T I.371); with the lock held. */
@@ -294,11 +346,11 @@ static __always_inline void add_errors(__u32 errors)
 /*
  * Whether copies may be made of a frame that was selected; else it has been counted. What is the same for every target.
  */
-static __always_inline int may_copy(struct counters *count, __u32 flow, __u32 length, __u32 copies)
+static __always_inline int may_copy(CTX *ctx, struct counters *count, __u32 length, __u32 copies)
 {
 	struct state *state;
 
-	if (!sampled(flow)) {
+	if (!sampled(ctx)) {
 		count->sampled_out++;
 		return 0;
 	}
@@ -328,5 +380,3 @@ static __always_inline int may_copy(struct counters *count, __u32 flow, __u32 le
 		return 1;
 	}
 }
-
-#endif
