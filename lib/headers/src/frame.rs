@@ -115,6 +115,19 @@ impl<'a> WireFrame<'a> {
         (self.tag_bytes > 0 || is_tpid(tag.tpid)).then_some(tag)
     }
 
+    /// A tag by its place, the outermost one first, if it was captured whole.
+    pub(crate) fn tag(&self, place: usize) -> Option<VlanTag> {
+        let held = self.tag_bytes / TAG_LEN;
+        let bytes = match place.checked_sub(held) {
+            None => self.tags.get(place * TAG_LEN..)?,
+            Some(inline) if inline < inline_tags(self.rest, MAX_TAGS) => {
+                self.rest.get(inline * TAG_LEN..)?
+            }
+            Some(_) => return None,
+        };
+        Some(VlanTag::from_bytes(*bytes.first_chunk()?))
+    }
+
     /// The MAC addresses, destination first: 12 bytes, fewer in a runt.
     #[inline]
     pub(crate) fn macs(&self) -> &'a [u8] {

@@ -11,14 +11,16 @@ pub(crate) struct IpPacket<'a> {
     pub(crate) protocol: u8,
     /// Part of a fragmented packet, the first part included.
     pub(crate) fragment: bool,
+    /// A part other than the first: what stands at `upper` is no header.
+    pub(crate) later: bool,
     /// Where the upper layer begins, from the beginning of the IP header.
     pub(crate) upper: usize,
     /// Where the packet ends by its own account; `None` when it does not say (jumbograms).
     pub(crate) end: Option<usize>,
 }
 
-/// Extension headers that are followed; a packet with more is taken as it stands there.
-const MAX_EXTENSIONS: usize = 16;
+/// Extension headers that are followed; a packet with more is taken as it stands there. The programs of mirrord follow as many.
+const MAX_EXTENSIONS: usize = 8;
 
 impl<'a> IpPacket<'a> {
     /// Parses `bytes`, which begin with the EtherType. `None`: not IP, or no complete IP header.
@@ -41,12 +43,13 @@ fn parse_v4(packet: &[u8]) -> Option<IpPacket<'_>> {
     }
     let total = usize::from(u16::from_be_bytes([header[2], header[3]]));
     // More-fragments flag or an offset; the don't-fragment flag does not count.
-    let fragment = u16::from_be_bytes([header[6], header[7]]) & 0x3fff != 0;
+    let fragment = u16::from_be_bytes([header[6], header[7]]);
     Some(IpPacket {
         source: &packet[12..16],
         destination: &packet[16..20],
         protocol: header[9],
-        fragment,
+        fragment: fragment & 0x3fff != 0,
+        later: fragment & 0x1fff != 0,
         upper,
         end: (total != 0).then_some(total),
     })
@@ -64,6 +67,7 @@ fn parse_v6(packet: &[u8]) -> Option<IpPacket<'_>> {
         destination: &packet[24..40],
         protocol: header[6],
         fragment: false,
+        later: false,
         upper: 40,
         end: (payload != 0).then_some(40 + payload),
     };
@@ -80,13 +84,15 @@ fn parse_v6(packet: &[u8]) -> Option<IpPacket<'_>> {
             51 => (usize::from(length) + 2) * 4,
             44 => {
                 // An atomic fragment (RFC 6946) is a whole packet.
-                parsed.fragment |= u16::from_be_bytes([offset_high, offset_low]) & 0xfff9 != 0;
+                let fragment = u16::from_be_bytes([offset_high, offset_low]);
+                parsed.fragment |= fragment & 0xfff9 != 0;
+                parsed.later = fragment & 0xfff8 != 0;
                 8
             }
             _ => break,
         };
         parsed.protocol = next;
-        if parsed.fragment {
+        if parsed.later {
             break;
         }
     }

@@ -13,7 +13,7 @@
 //!
 //! Next to it: [`flow_hash`], one value for both directions of a flow, and [`complete_checksum`],
 //! for frames that a local sender left to a network card that never saw them. [`tunnel`] puts frames into
-//! outer packets and takes them out.
+//! outer packets and takes them out. [`rules`] selects frames by addresses, ports, protocols and tags.
 //!
 //! Guarantees, all of them tested with random bytes:
 //!
@@ -43,6 +43,7 @@ mod filter;
 mod flow;
 mod frame;
 mod ip;
+pub mod rules;
 mod sampler;
 pub mod tunnel;
 mod vlan;
