@@ -12,7 +12,7 @@ const MERGE_WINDOW: Duration = Duration::from_millis(2);
 /// Longest sleep on the doorbell of a ring, which is not to be relied on for longer.
 const NAP: Duration = Duration::from_millis(10);
 /// The same when no frame has come for [`QUIET`]: each wake-up costs some 50 us, and an idle sender is to take no more than 0.3 % of a CPU.
-const LONG_NAP: Duration = Duration::from_millis(25);
+const LONG_NAP: Duration = Duration::from_millis(40);
 /// After so long without a frame the rings count as quiet.
 const QUIET: Duration = Duration::from_secs(1);
 

@@ -8,12 +8,14 @@ use crate::thread::Affinity;
 
 /// How this thread fares: time run, time waited for a CPU, turns; nanoseconds (Documentation/scheduler/sched-stats.rst).
 const SCHEDSTAT: &str = "/proc/thread-self/schedstat";
-/// Time between two looks.
-const LOOK: Duration = Duration::from_millis(2);
+/// Time between two looks: several turns of threads that share a CPU, each of which waits while the others have theirs.
+const LOOK: Duration = Duration::from_millis(10);
+/// Thousandths of the time from which on waiting is more than sharing a CPU with another thread.
+const STARVED: u128 = 750;
 /// Time after a move in which there is no other one: the scheduler has a say, too.
 const STAY: Duration = Duration::from_millis(10);
-/// A thread that waited for less than this share of the time (one half) is not starved.
-const STARVED: u32 = 2;
+/// The same at most, after moves that did not help.
+const LONGEST_STAY: Duration = Duration::from_secs(1);
 
 /// Watches over the thread that made it.
 ///
@@ -27,6 +29,9 @@ pub struct Starvation {
     looked: Instant,
     waited: Duration,
     moved: Option<Instant>,
+    /// Thousandths of the time that were waited for the CPU that was left: the other one has to be better.
+    left: Option<u128>,
+    stay: Duration,
 }
 
 impl Starvation {
@@ -39,11 +44,14 @@ impl Starvation {
             looked: Instant::now(),
             waited,
             moved: None,
+            left: None,
+            stay: STAY,
         }
     }
 
-    /// To be called by that thread between two bursts. Has it run elsewhere for the time being when it waited for its CPU more than it ran. What
-    /// it may run on stays the same. True when it was moved.
+    /// To be called by that thread between two bursts. Has it run elsewhere for the time being when it waited for its CPU three times as long as it
+    /// ran; and, where that is no better, leaves that place again and is the more patient. What it may run on stays the same. True when
+    /// it was moved.
     pub fn relieve(&mut self) -> bool {
         let Some(file) = &self.schedstat else {
             return false;
@@ -55,11 +63,23 @@ impl Starvation {
         self.looked += elapsed;
         let now = waited(file).unwrap_or(self.waited);
         let waited = now.saturating_sub(std::mem::replace(&mut self.waited, now));
-        if waited < elapsed / STARVED || self.moved.is_some_and(|at| at.elapsed() < STAY) {
-            return false;
+        let share = waited.as_nanos() * 1000 / elapsed.as_nanos().max(1);
+        match self.left.take() {
+            // All CPUs are busy; between them this thread would have less than it had.
+            Some(before) if share >= before => self.stay = (self.stay * 2).min(LONGEST_STAY),
+            Some(_) => {
+                self.stay = STAY;
+                return false;
+            }
+            None if share < STARVED || self.moved.is_some_and(|at| at.elapsed() < self.stay) => {
+                return false;
+            }
+            None => self.left = Some(share),
         }
         self.moved = Some(Instant::now());
-        Affinity::of_thread().is_ok_and(|all| all.leave_cpu())
+        let moved = Affinity::of_thread().is_ok_and(|all| all.leave_cpu());
+        self.left = self.left.filter(|_| moved);
+        moved
     }
 }
 
