@@ -66,8 +66,10 @@ pub struct CaptureArgs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum DirectionArg {
     /// Frames that arrive.
+    #[value(alias = "ingress")]
     In,
     /// Frames that this host sends.
+    #[value(alias = "egress")]
     Out,
     /// Both.
     Both,

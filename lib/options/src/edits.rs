@@ -88,6 +88,15 @@ pub enum SampleByArg {
     Flow,
 }
 
+impl From<SampleByArg> for SampleMode {
+    fn from(arg: SampleByArg) -> Self {
+        match arg {
+            SampleByArg::Random => SampleMode::Random,
+            SampleByArg::Flow => SampleMode::Flow,
+        }
+    }
+}
+
 /// `--sample`: `1/N`, or the empty text to keep everything (N = 1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SampleArg(
@@ -128,12 +137,10 @@ impl EditArgs {
                 .filter(|sample| sample.0 > 1)
                 .map(|sample| Sample {
                     one_in: sample.0,
-                    mode: match self.sample_by {
-                        None => SampleMode::Unspecified,
-                        Some(SampleByArg::Random) => SampleMode::Random,
-                        Some(SampleByArg::Flow) => SampleMode::Flow,
-                    }
-                    .into(),
+                    mode: self
+                        .sample_by
+                        .map_or(SampleMode::Unspecified, SampleMode::from)
+                        .into(),
                     seed: self.seed.unwrap_or(0),
                 }),
             vlan_pop: self.vlan_pop.unwrap_or(0),
@@ -207,7 +214,7 @@ impl EditArgs {
 }
 
 /// One expression that is true where all of them are; empty ones do not count.
-fn join_filters(filters: &[String]) -> String {
+pub(crate) fn join_filters(filters: &[String]) -> String {
     let filters: Vec<&str> = filters
         .iter()
         .map(|filter| filter.trim())

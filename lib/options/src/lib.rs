@@ -1,8 +1,8 @@
-//! The options that say what a capture, a transmit or a tunnel does, as `fluxctl rx|tx add|set`, `fluxctl tunnel send|recv|set`
+//! The options that say what a capture, a transmit, a tunnel or a mirror does, as `fluxctl rx|tx|mirror add|set`, `fluxctl tunnel send|recv|set`
 //! and the daemons' own command lines (`rxd --capture eth1:cisco --vlan-push 100`) take them. One definition, so that both spell and mean the same.
 //!
 //! ```text
-//! text on the command line -- clap --> EditArgs, SchedulingArgs, CaptureArgs, TransmitArgs, TunnelSetArgs
+//! text on the command line -- clap --> EditArgs, SchedulingArgs, CaptureArgs, TransmitArgs, TunnelSetArgs, MirrorArgs
 //!                                      |  to_edits(), to_specs(): messages of fluxcap.v1 for Create, or to run at once
 //!                                      '- changed_fields(), changes(): the update mask for Update; only options that were given
 //! ```
@@ -11,7 +11,7 @@
 //! able to tell "not given" from "given". A value that is empty (`--filter ''`) or zero clears what was set.
 //!
 //! The daemons take the same way on from there: [`compile_edits`] checks a message's edits and makes them ready to run;
-//! [`validate_interfaces`], [`validate_scheduling`], [`validate_threads`], [`validate_tunnel`], [`CaptureIo::from_spec`] and
+//! [`validate_interfaces`], [`validate_scheduling`], [`validate_threads`], [`validate_tunnel`], [`validate_mirror`], [`CaptureIo::from_spec`] and
 //! [`TransmitIo::from_spec`] check the rest; [`encap_spec`] and [`decap_spec`] make a tunnel's spec ready to run.
 //!
 //! This crate knows clap, the protocol, and the edits and tunnels of `fluxcap-headers`; no rings or sockets.
@@ -27,6 +27,7 @@
 mod capture;
 mod compile;
 mod edits;
+mod given;
 mod io;
 mod mirror;
 mod scheduling;
@@ -41,8 +42,13 @@ pub use capture::{CaptureArgs, DirectionArg, validate_threads};
 pub use compile::{compile_edits, vlan_tag};
 pub use edits::{EditArgs, FilterVlanArg, SampleByArg};
 pub use io::{CaptureIo, TransmitIo, TunnelIo};
-pub use mirror::validate_mirror;
-pub use scheduling::{CpuList, LatencyArg, SchedulingArgs, validate_scheduling};
+pub use mirror::{
+    AttachArg, BoundArgs, ClassicArgs, HookArg, MAX_DEVICES, MAX_RULES, MirrorArgs,
+    MirrorTargetArgs, MirrorWork, OverlayArg, OverlayMtuArg, ProgramArgs, RateArg, RuleArg,
+    RulesFileArg, SelectionArgs, TargetArg, default_mirror_name, parse_rule, parse_rules,
+    rate_text, rule_text, validate_mirror,
+};
+pub use scheduling::{CpuList, LatencyArg, SchedulingArgs, ThreadArgs, validate_scheduling};
 pub use spec::{SpecError, validate_interfaces};
 pub use start::parse_start;
 pub use tag::{TagArg, VlanPushArg};
@@ -110,6 +116,42 @@ pub enum UsageError {
         text: String,
         /// What would do.
         problem: &'static str,
+    },
+    /// The rate cannot be read.
+    #[error(
+        "rate '{text}': {problem}; write for instance 10kpps, 100Mbit, or both with a comma between"
+    )]
+    Rate {
+        /// What was given.
+        text: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// The rule of a mirror cannot be read.
+    #[error("rule '{text}': {problem}")]
+    Rule {
+        /// What was given.
+        text: String,
+        /// What is wrong with it, and what would do.
+        problem: String,
+    },
+    /// The target of a mirror cannot be read.
+    #[error("target '{text}': {problem}")]
+    Target {
+        /// What was given.
+        text: String,
+        /// What is wrong with it, and what would do.
+        problem: String,
+    },
+    /// The value of an option cannot be used.
+    #[error("{option} '{text}': {problem}")]
+    Value {
+        /// The option's name, with dashes.
+        option: &'static str,
+        /// What was given.
+        text: String,
+        /// What is wrong with it.
+        problem: String,
     },
     /// The option is for something else.
     #[error("{option} is not for {what}: {problem}")]

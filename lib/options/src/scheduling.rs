@@ -1,5 +1,6 @@
 //! How the threads that move frames are run: the same for captures and transmits.
 
+use crate::given::Given;
 use crate::{SpecError, UsageError};
 use clap::{Args, ValueEnum};
 use fluxcap_proto::v1::{Latency, Scheduling};
@@ -23,6 +24,15 @@ pub struct SchedulingArgs {
     #[arg(long, value_name = "low|normal", hide_possible_values = true)]
     pub latency: Option<LatencyArg>,
 
+    /// Threads.
+    #[command(flatten)]
+    pub threads: ThreadArgs,
+}
+
+/// What the threads may take.
+#[derive(Debug, Clone, Default, PartialEq, Args)]
+#[command(next_help_heading = "Threads that move the frames")]
+pub struct ThreadArgs {
     /// CPUs to run on, in turn when there are several threads, for instance 0,2-3; '' clears [default: any]
     #[arg(long, value_name = "LIST")]
     pub cpu: Option<CpuList>,
@@ -122,26 +132,33 @@ impl SchedulingArgs {
     /// `scheduling` of a spec; `None` when none of it was given.
     #[must_use]
     pub fn to_scheduling(&self) -> Option<Scheduling> {
-        let given = self.cpu.is_some() || self.priority.is_some() || self.spin.is_some();
-        given.then(|| Scheduling {
-            cpus: self.cpu.clone().unwrap_or_default().0,
-            priority: self.priority.unwrap_or(0),
-            spin_us: self.spin.unwrap_or(0),
-        })
+        let mut scheduling = None;
+        self.threads.apply(&mut scheduling, &mut Given::default());
+        scheduling
     }
 
     /// Fields of a spec that were given, for an update mask.
     #[must_use]
     pub fn changed_fields(&self) -> Vec<&'static str> {
-        [
-            (self.latency.is_some(), "latency"),
-            (self.cpu.is_some(), "scheduling.cpus"),
-            (self.priority.is_some(), "scheduling.priority"),
-            (self.spin.is_some(), "scheduling.spin_us"),
-        ]
-        .into_iter()
-        .filter_map(|(given, field)| given.then_some(field))
-        .collect()
+        let mut given = Given::default();
+        let latency = self.latency.map(|_| ());
+        given.put("latency", &mut (), latency);
+        self.threads.apply(&mut None, &mut given);
+        given.0
+    }
+}
+
+impl ThreadArgs {
+    /// Puts what was given into the scheduling of a spec.
+    pub(crate) fn apply(&self, scheduling: &mut Option<Scheduling>, given: &mut Given) {
+        if *self == ThreadArgs::default() {
+            return;
+        }
+        let into = scheduling.get_or_insert_default();
+        let cpus = self.cpu.clone().map(|list| list.0);
+        given.put("scheduling.cpus", &mut into.cpus, cpus);
+        given.put("scheduling.priority", &mut into.priority, self.priority);
+        given.put("scheduling.spin_us", &mut into.spin_us, self.spin);
     }
 }
 

@@ -14,6 +14,7 @@ mod id;
 mod work;
 
 pub use address::{Network, parse_mac, remote_address};
+pub(crate) use args::parse_sport;
 pub use args::{
     DecapArgs, EncapArgs, TunnelArgs, TunnelReceiveArgs, TunnelSendArgs, TunnelSetArgs,
 };

@@ -7,24 +7,11 @@ use super::args::{
 };
 use super::{IdArg, MapArg, ReceiveWork, SendWork, tunnel_kind_word};
 use crate::UsageError;
+use crate::given::Given;
 use fluxcap_proto::v1::{
     ErspanDirection, InnerProtocol, MtuPolicy, TunnelKind, TunnelMapping, TunnelReceive,
     TunnelSend, TunnelSpec,
 };
-
-/// The names of the fields that were given a value.
-#[derive(Debug, Default)]
-struct Given(Vec<&'static str>);
-
-impl Given {
-    /// Puts a value that was given into the field of this name.
-    fn put<T>(&mut self, name: &'static str, field: &mut T, value: Option<T>) {
-        if let Some(value) = value {
-            *field = value;
-            self.0.push(name);
-        }
-    }
-}
 
 impl TunnelArgs {
     fn apply(&self, spec: &mut TunnelSpec, given: &mut Given) {

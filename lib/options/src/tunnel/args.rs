@@ -351,7 +351,8 @@ fn field(
         })
 }
 
-fn parse_sport(text: &str) -> Result<u32, UsageError> {
+/// A source port; 0 for one of each flow.
+pub(crate) fn parse_sport(text: &str) -> Result<u32, UsageError> {
     if text == "auto" {
         return Ok(0);
     }
