@@ -188,7 +188,10 @@ impl BpfLink {
         };
         bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr).map_err(|e| system("look at a BPF link", e))?;
         if !matches!(info.kind, LINK_XDP | LINK_TCX) {
-            return Err(system("look at a BPF link", io::ErrorKind::InvalidInput.into()));
+            return Err(system(
+                "look at a BPF link",
+                io::ErrorKind::InvalidInput.into(),
+            ));
         }
         Ok(BpfLinkInfo {
             id: info.id,

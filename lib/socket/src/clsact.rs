@@ -104,7 +104,11 @@ impl TrafficControl {
         append_attribute(&mut body, libc::TCA_OPTIONS | NESTED, &options);
         match self.tell(RTM_NEWTFILTER, NLM_F_CREATE, &body)? {
             0 => Ok(()),
-            code => Err(failed("attach a BPF program to an interface", ifindex, code)),
+            code => Err(failed(
+                "attach a BPF program to an interface",
+                ifindex,
+                code,
+            )),
         }
     }
 
@@ -121,7 +125,11 @@ impl TrafficControl {
         let body = filter_message(ifindex, hook, filter);
         match self.tell(RTM_DELTFILTER, 0, &body)? {
             0 | libc::ENOENT | libc::EINVAL | libc::ENODEV => Ok(()),
-            code => Err(failed("detach a BPF program from an interface", ifindex, code)),
+            code => Err(failed(
+                "detach a BPF program from an interface",
+                ifindex,
+                code,
+            )),
         }
     }
 
@@ -267,7 +275,10 @@ mod tests {
         for kind in [libc::TCA_OPTIONS, libc::TCA_OPTIONS | NESTED] {
             let filter = parse(&answer(9, kind)).unwrap();
             assert_eq!((filter.priority, filter.handle), (41, 9));
-            assert_eq!((filter.name.as_str(), filter.program_id), ("mirror web", 77));
+            assert_eq!(
+                (filter.name.as_str(), filter.program_id),
+                ("mirror web", 77)
+            );
         }
     }
 

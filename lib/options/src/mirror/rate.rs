@@ -95,7 +95,7 @@ fn scaled(number: &str, factor: u64) -> Option<u64> {
 #[must_use]
 pub fn rate_text(frames: u64, bits: u64) -> String {
     let one = |value: u64, unit: &str| {
-        let fits = |(_, factor): &&(&str, u64)| value % factor == 0;
+        let fits = |(_, factor): &&(&str, u64)| value.is_multiple_of(*factor);
         let (prefix, factor) = UNITS.iter().find(fits).unwrap_or(&("", 1));
         (value != 0).then(|| format!("{}{prefix}{unit}", value / factor))
     };
