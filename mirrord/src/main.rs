@@ -5,6 +5,7 @@
 mod args;
 mod job;
 mod mirror;
+mod rules;
 mod service;
 mod stats;
 

@@ -17,6 +17,18 @@ pub struct Network {
 }
 
 impl Network {
+    /// As it was written; the bits behind the prefix need not be 0.
+    #[must_use]
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// Bits in which its addresses agree: 0 to 32 for IPv4, to 128 for IPv6.
+    #[must_use]
+    pub fn prefix(&self) -> u8 {
+        self.prefix
+    }
+
     /// Whether the address is part of it. An IPv4 address that comes mapped into IPv6 counts as IPv4.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
