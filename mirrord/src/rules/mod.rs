@@ -10,7 +10,7 @@ use fluxcap_proto::v1;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 pub(crate) use tables::Tables;
-use tables::{PORT_PAGE, Ports};
+use tables::{PORT_PAGE, Ports, SMALL};
 
 /// Why rules cannot be put into programs.
 #[derive(Debug, thiserror::Error)]
@@ -67,8 +67,8 @@ fn convert(rule: &v1::MirrorRule) -> Result<Rule, &'static str> {
             v1::RuleAction::Unspecified | v1::RuleAction::Accept => Action::Accept,
             v1::RuleAction::Exclude => Action::Exclude,
         },
-        sources: each(&rule.sources, network)?,
-        destinations: each(&rule.destinations, network)?,
+        sources: each(&rule.sources, |text| network(text))?,
+        destinations: each(&rule.destinations, |text| network(text))?,
         source_ports: each(&rule.source_ports, ports)?,
         destination_ports: each(&rule.destination_ports, ports)?,
         protocols: each(&rule.protocols, |it| {
@@ -95,7 +95,7 @@ fn each<T, U>(
     values.iter().map(convert).collect()
 }
 
-fn network(text: &String) -> Result<Network, &'static str> {
+fn network(text: &str) -> Result<Network, &'static str> {
     let problem = "an address or network is written as 192.0.2.7, 192.0.2.0/24 or 2001:db8::/32";
     let parsed: fluxcap_options::Network = text.parse().map_err(|_| problem)?;
     Network::new(parsed.address(), parsed.prefix()).map_err(|_| problem)
@@ -135,12 +135,12 @@ impl Tables {
     /// # Errors
     /// When the kernel refuses an entry, for want of memory for instance.
     pub(crate) fn install(&self, ebpf: &mut Ebpf) -> Result<(), Error> {
-        let mut classes = array(ebpf, "rule_classes")?;
+        let mut classes = array::<tables::Set>(ebpf, "rule_classes")?;
         for (index, class) in (0..).zip(&self.classes) {
             filled("rule_classes", classes.set(index, class, 0))?;
         }
-        let mut tables = array(ebpf, "rule_tables")?;
-        filled("rule_tables", tables.set(0, &*self.small, 0))?;
+        let mut tables = array::<[u16; SMALL]>(ebpf, "rule_tables")?;
+        filled("rule_tables", tables.set(0, *self.small, 0))?;
         install_ports(ebpf, "rule_sport", &self.sport)?;
         install_ports(ebpf, "rule_dport", &self.dport)?;
         install_networks(ebpf, "rule_source4", &self.sources.v4)?;
