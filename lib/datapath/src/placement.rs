@@ -9,8 +9,9 @@ const SPIN: Duration = Duration::from_micros(50);
 /// CPUs from which on somebody can be spared for that.
 const SPIN_CPUS: usize = 4;
 
-/// Without low latency: how long to let more frames come when they come thick. A burst costs much the same for few and for many.
-const GATHER: Duration = Duration::from_micros(500);
+/// Without low latency: how long to let more frames come when they come thick. A burst costs much the same for few and for many: a
+/// wake-up alone some 50 us.
+const GATHER: Duration = Duration::from_micros(1000);
 /// How many frames in a burst are thick: those that live frames pay for; and from how many on more pay no more.
 const THICK: std::ops::Range<usize> = 16..256;
 
