@@ -1,4 +1,5 @@
-//! `fluxctl audit`: proves that nothing was lost unseen: from shared memory, and for what tunnels receive by what tunneld tells.
+//! `fluxctl audit`: proves that nothing was lost unseen: from shared memory, and for what tunnels receive and mirrors copy by what
+//! their daemons tell.
 //!
 //! ```text
 //!             upstream                  = downstream           + named drops
@@ -9,6 +10,7 @@
 //!  I5 output  delivered + copied         = sent or written      + drops by outcome
 //!  I6 decap   packets that a tunnel got  = published in rings   + drops by reason
 //!  I7 encap   delivered to a tunnel      = sent                 + drops by outcome
+//!  I8 mirror  seen + further copies      = mirrored             + not wanted + drops by reason
 //! ```
 //!
 //! Two looks are taken, and what lies downstream comes from the first: frames that move on in between make a residual
@@ -22,10 +24,10 @@ use crate::connect::{Globals, block_on};
 use crate::exit::{Code, Failure};
 use crate::observe;
 use crate::output::{Block, Report, count, print};
-use crate::resource;
+use crate::resource::{self, Kind};
 use clap::Args;
 use clap_complete::ArgValueCandidates;
-use fluxcap_proto::v1::Tunnel;
+use fluxcap_proto::v1::{Mirror, Tunnel};
 use fluxcap_ring::{RingDir, RingName, RingStats};
 use fluxcap_service::parse_duration;
 use identity::{Line, Moment, Verdict};
@@ -97,7 +99,7 @@ struct Books<'a> {
     globals: &'a Globals,
     dir: RingDir,
     names: Vec<RingName>,
-    /// Whether all rings are looked at, and with them all tunnels.
+    /// Whether all rings are looked at, and with them all tunnels and mirrors.
     all: bool,
 }
 
@@ -106,6 +108,8 @@ struct Look {
     rings: Vec<RingStats>,
     /// Those that receive into one of the rings.
     tunnels: Vec<Tunnel>,
+    /// Those that copy into one of the rings; all when all rings are looked at.
+    mirrors: Vec<Mirror>,
 }
 
 impl Books<'_> {
@@ -115,28 +119,34 @@ impl Books<'_> {
             .iter()
             .map(|name| observe::stats(&self.dir, name))
             .collect();
+        let mut tunnels = self.ask::<Tunnel>()?;
+        tunnels.retain(|tunnel| self.all || self.feeds(tunnel));
+        let mut mirrors = self.ask::<Mirror>()?;
+        mirrors.retain(|mirror| {
+            let ring = mirror.spec.as_ref().map_or("", |spec| &spec.ring);
+            self.all || self.wants(ring)
+        });
         Ok(Look {
             rings: rings?,
-            tunnels: self.tunnels()?,
+            tunnels,
+            mirrors,
         })
     }
 
-    /// Without tunneld there is nothing to ask, and nothing that it received.
-    fn tunnels(&self) -> Result<Vec<Tunnel>, Failure> {
-        if !self.globals.socket("tunneld").exists() {
+    /// All that a daemon has. Without the daemon there is nothing to ask, and nothing that it did.
+    fn ask<K: Kind>(&self) -> Result<Vec<K>, Failure> {
+        if !self.globals.socket(K::DAEMON).exists() {
             return Ok(Vec::new());
         }
-        let tunnels = block_on(async {
-            let mut client = resource::connect::<Tunnel>(self.globals).await?;
-            resource::all::<Tunnel>(&mut client).await
+        let all = block_on(async {
+            let mut client = resource::connect::<K>(self.globals).await?;
+            resource::all::<K>(&mut client).await
         });
-        let mut tunnels = match tunnels {
+        match all {
             // A socket that a killed daemon has left behind.
-            Err(failure) if failure.code == Code::Unreachable => Vec::new(),
-            tunnels => tunnels?,
-        };
-        tunnels.retain(|tunnel| self.all || self.feeds(tunnel));
-        Ok(tunnels)
+            Err(failure) if failure.code == Code::Unreachable => Ok(Vec::new()),
+            all => all,
+        }
     }
 
     fn feeds(&self, tunnel: &Tunnel) -> bool {
@@ -144,12 +154,15 @@ impl Books<'_> {
         let Some(receive) = spec.and_then(|spec| spec.receive.as_ref()) else {
             return false;
         };
-        let wanted = |ring: &str| self.names.iter().any(|name| name.as_str() == ring);
-        wanted(&receive.default_ring) || receive.map.iter().any(|it| wanted(&it.ring))
+        self.wants(&receive.default_ring) || receive.map.iter().any(|it| self.wants(&it.ring))
+    }
+
+    fn wants(&self, ring: &str) -> bool {
+        self.names.iter().any(|name| name.as_str() == ring)
     }
 }
 
-/// All stages of all rings and of all tunnels that receive.
+/// All stages of all rings, of all tunnels that receive and of all mirrors.
 fn lines(first: &Look, second: &Look, moment: Moment) -> Vec<Line> {
     let rings = first.rings.iter().zip(&second.rings);
     let rings = rings.flat_map(|(a, b)| identity::lines(a, b, moment));
@@ -158,7 +171,12 @@ fn lines(first: &Look, second: &Look, moment: Moment) -> Vec<Line> {
         let earlier = earlier.find(|tunnel| tunnel.name == later.name)?;
         identity::decap(earlier, later, moment)
     });
-    rings.chain(tunnels).collect()
+    let mirrors = second.mirrors.iter().filter_map(|later| {
+        let mut earlier = first.mirrors.iter();
+        let earlier = earlier.find(|mirror| mirror.name == later.name)?;
+        identity::mirror(earlier, later, moment)
+    });
+    rings.chain(tunnels).chain(mirrors).collect()
 }
 
 /// Whether no counter moved between two looks.
@@ -170,7 +188,13 @@ fn same(first: &Look, second: &Look) -> bool {
     };
     let rings = first.rings.iter().zip(&second.rings);
     let tunnels = |look: &Look| look.tunnels.iter().map(received).collect::<Vec<_>>();
+    let seen = |mirror: &Mirror| {
+        let status = mirror.status.as_ref();
+        (mirror.name.clone(), status.map(|it| it.seen_frames))
+    };
+    let mirrors = |look: &Look| look.mirrors.iter().map(seen).collect::<Vec<_>>();
     tunnels(first) == tunnels(second)
+        && mirrors(first) == mirrors(second)
         && rings.into_iter().all(|(a, b)| {
             (a.info.epoch, a.published_frames, &a.drops, &a.sources)
                 == (b.info.epoch, b.published_frames, &b.drops, &b.sources)
@@ -210,11 +234,15 @@ impl Account {
             count(bad.downstream),
             count(bad.drops)
         );
-        // What a tunnel received is no ring's.
+        // What a tunnel received or a mirror copied is no ring's.
         let (whose, show) = match bad.ring.as_str() {
             "" => {
-                let tunnel = bad.object.trim_start_matches("tunneld ");
-                (String::new(), format!("tunnel show {tunnel}"))
+                let show = match bad.object.split_once(' ') {
+                    Some(("mirrord", mirror)) => format!("mirror show {mirror}"),
+                    Some((_, tunnel)) => format!("tunnel show {tunnel}"),
+                    None => "status".to_owned(),
+                };
+                (String::new(), show)
             }
             ring => (format!(" of ring {ring}"), format!("ring show {ring}")),
         };

@@ -2,7 +2,7 @@
 
 use crate::connect::Globals;
 use crate::exit::{Code, Failure};
-use crate::{audit, capture, complete, io, ring, rx, status, tunnel, tx};
+use crate::{audit, capture, complete, io, mirror, ring, rx, status, tunnel, tx};
 use clap::{Parser, Subcommand, error::ErrorKind};
 use std::process::ExitCode;
 
@@ -12,6 +12,8 @@ Examples:
   fluxctl rx add eth1 cisco                          capture eth1 into it
   fluxctl tx add cisco eth2,eth3                     and replicate it to eth2 and eth3
   fluxctl tunnel send cisco gretap 192.0.2.9         and to a collector far away
+  fluxctl mirror add eth0 --to ring:web --rule 'dport 80 proto tcp'
+                                                     copies of live traffic, made in the kernel
   fluxctl rx add eth1,eth4 both --vlan-push eth1=100,eth4=200
   fluxctl io                                         live rates, drops, lag of each reader
   fluxctl capture cisco -w - | tcpdump -nr -         frames straight from the ring
@@ -21,7 +23,7 @@ Sizes are powers of 1024 (64K, 100M, 1G); rates are SI (1 Mbit/s is 1,000,000 bi
 Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 refused or in conflict, 5 daemon unreachable, 6 permission.
 Completion of names: source <(fluxctl completion bash)";
 
-/// Network taps in software: rings, captures, transmits, tunnels, live rates, packet files and accounts.
+/// Network taps in software: rings, captures, transmits, tunnels, mirrors, live rates, packet files and accounts.
 #[derive(Debug, Parser)]
 #[command(name = "fluxctl", version, after_help = EXAMPLES, propagate_version = true)]
 pub(crate) struct Cli {
@@ -47,6 +49,9 @@ pub(crate) enum Command {
     /// Tunnels: rings into GRE, ERSPAN, VXLAN, Geneve, GUE... and back into rings
     #[command(subcommand)]
     Tunnel(Box<tunnel::Command>),
+    /// Mirrors: filtered copies of live traffic into rings, to interfaces or into GUE, VXLAN, Geneve, GRETAP
+    #[command(subcommand)]
+    Mirror(Box<mirror::Command>),
     /// Live rates, drops, and lag and loss of each reader, straight from the rings
     #[command(visible_alias = "top")]
     Io(io::Io),
@@ -56,7 +61,7 @@ pub(crate) enum Command {
     Status(status::StatusArgs),
     /// Prove that nothing was lost unseen: in = out + named drops, at each stage
     Audit(audit::Audit),
-    /// Completion script for a shell; names of rings, captures, transmits and tunnels complete too
+    /// Completion script for a shell; names of rings, captures, transmits, tunnels and mirrors complete too
     Completion(complete::Completion),
     /// The version of fluxctl
     Version,

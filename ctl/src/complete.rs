@@ -72,6 +72,20 @@ pub(crate) fn ring_list(typed: &OsStr) -> Vec<CompletionCandidate> {
 
 /// Network interfaces of this namespace with commas between, of which `typed` is the beginning.
 pub(crate) fn interface_list(typed: &OsStr) -> Vec<CompletionCandidate> {
+    list(typed, interface_names())
+}
+
+/// Network interfaces of this namespace that begin with `typed`.
+pub(crate) fn interface(typed: &OsStr) -> Vec<CompletionCandidate> {
+    let typed = typed.to_string_lossy();
+    let names = interface_names().into_iter();
+    names
+        .filter(|name| name.starts_with(&*typed))
+        .map(CompletionCandidate::new)
+        .collect()
+}
+
+fn interface_names() -> Vec<String> {
     let Ok(entries) = std::fs::read_dir("/sys/class/net") else {
         return Vec::new();
     };
@@ -79,10 +93,9 @@ pub(crate) fn interface_list(typed: &OsStr) -> Vec<CompletionCandidate> {
     let interfaces = entries
         .flatten()
         .filter(|entry| entry.path().join("ifindex").exists());
-    list(
-        typed,
-        interfaces.filter_map(|entry| entry.file_name().into_string().ok()),
-    )
+    interfaces
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect()
 }
 
 fn ring_names() -> Vec<String> {

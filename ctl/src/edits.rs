@@ -60,7 +60,7 @@ pub(crate) fn tag_text(tag: &VlanTag) -> String {
 }
 
 /// In single quotes, as a shell takes it.
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 

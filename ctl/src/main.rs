@@ -1,8 +1,8 @@
 //! fluxctl, the command line of fluxcap.
 //!
 //! ```text
-//!   ring rx tx tunnel status  -- gRPC on Unix sockets -->  ringd rxd txd tunneld
-//!   io capture audit          -- shared memory        -->  the rings themselves; no daemon is needed
+//!   ring rx tx tunnel mirror status  -- gRPC on Unix sockets -->  ringd rxd txd tunneld mirrord
+//!   io capture audit                 -- shared memory        -->  the rings themselves; no daemon is needed
 //! ```
 //!
 //! Each command makes one value, and `output` prints it as a table or as JSON. Data goes to standard output, messages to
@@ -24,6 +24,7 @@ mod connect;
 mod edits;
 mod exit;
 mod io;
+mod mirror;
 mod names;
 mod observe;
 mod output;
@@ -58,6 +59,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Rx(command) => rx::run(globals, command),
         Command::Tx(command) => tx::run(globals, command),
         Command::Tunnel(command) => tunnel::run(globals, command),
+        Command::Mirror(command) => mirror::run(globals, command),
         Command::Io(args) => io::run(globals, args),
         Command::Capture(args) => capture::run(globals, args),
         Command::Status(args) => status::run(globals, args),

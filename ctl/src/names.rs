@@ -2,8 +2,8 @@
 
 use fluxcap_options::tunnel_kind_word;
 use fluxcap_proto::v1::{
-    Direction, ErspanDirection, FilterVlan, InnerProtocol, Latency, MtuPolicy, OversizePolicy,
-    RingMode, SampleMode, State, TunnelKind,
+    Attach, Direction, ErspanDirection, FilterVlan, Hook, InnerProtocol, Latency, MtuPolicy,
+    OversizePolicy, RingMode, RuleAction, SampleMode, State, TunnelKind,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -44,12 +44,19 @@ fn word(parent: &str, key: &str, number: i32) -> Option<&'static str> {
         // Maps from a free name to a count may hold such keys.
         ("dropped_frames" | "outcomes" | "icmp_events", _) => None,
         (_, "state") => Some(state(number)),
+        // A rule without a direction is for both.
+        ("rules", "direction") if number == 0 => Some("both"),
         (_, "direction") => Some(direction(number)),
+        (_, "action") => Some(rule_action(number)),
+        (_, "hook") => Some(hook(number)),
+        (_, "attach") => Some(attach(number)),
         (_, "filter_vlan") => Some(filter_vlan(number)),
         (_, "oversize") => Some(oversize(number)),
         (_, "latency") => Some(latency(number)),
         (_, "kind") => TunnelKind::try_from(number).ok().map(tunnel_kind_word),
         (_, "inner") => Some(inner(number)),
+        // Mirrors do not fragment.
+        ("overlay", "mtu_policy") if number == 0 => Some("truncate"),
         (_, "mtu_policy") => Some(mtu_policy(number)),
         (_, "erspan_direction") => Some(erspan_direction(number)),
         ("sample", "mode") => Some(sample_mode(number)),
@@ -73,6 +80,28 @@ pub(crate) fn direction(number: i32) -> &'static str {
         Ok(Direction::Out) => "out",
         Ok(Direction::Both) => "both",
         _ => "in",
+    }
+}
+
+fn rule_action(number: i32) -> &'static str {
+    match RuleAction::try_from(number) {
+        Ok(RuleAction::Exclude) => "exclude",
+        _ => "accept",
+    }
+}
+
+fn hook(number: i32) -> &'static str {
+    match Hook::try_from(number) {
+        Ok(Hook::Xdp) => "xdp",
+        _ => "tc",
+    }
+}
+
+pub(crate) fn attach(number: i32) -> &'static str {
+    match Attach::try_from(number) {
+        Ok(Attach::Tcx) => "tcx",
+        Ok(Attach::Clsact) => "clsact",
+        _ => "auto",
     }
 }
 

@@ -7,7 +7,7 @@ use crate::output::{Block, Report, print};
 use crate::resource::{self, Kind};
 use clap::Args;
 use fluxcap_proto::v1::daemon_service_client::DaemonServiceClient;
-use fluxcap_proto::v1::{Capture, Daemon, GetDaemonRequest, Ring, State, Transmit, Tunnel};
+use fluxcap_proto::v1::{Capture, Daemon, GetDaemonRequest, Mirror, Ring, State, Transmit, Tunnel};
 use serde::Serialize;
 use serde_json::Value;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,7 +16,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-const DAEMONS: [&str; 4] = ["ringd", "rxd", "txd", "tunneld"];
+const DAEMONS: [&str; 5] = ["ringd", "rxd", "txd", "tunneld", "mirrord"];
 
 /// `fluxctl status`: exits 0 when every daemon that is started serves and nothing has failed; a daemon that was not
 /// started is no failure as long as another one runs.
@@ -26,14 +26,15 @@ pub(crate) struct StatusArgs {}
 /// Runs the command.
 pub(crate) fn run(globals: &Globals, _args: &StatusArgs) -> Result<(), Failure> {
     let status = block_on(async {
-        let (ringd, rxd, txd, tunneld) = tokio::join!(
+        let (ringd, rxd, txd, tunneld, mirrord) = tokio::join!(
             ask(globals, DAEMONS[0]),
             ask(globals, DAEMONS[1]),
             ask(globals, DAEMONS[2]),
-            ask(globals, DAEMONS[3])
+            ask(globals, DAEMONS[3]),
+            ask(globals, DAEMONS[4])
         );
         Ok(Status {
-            daemons: vec![ringd, rxd, txd, tunneld],
+            daemons: vec![ringd, rxd, txd, tunneld, mirrord],
         })
     })?;
     print(globals.output, &status)?;
@@ -69,7 +70,7 @@ struct DaemonStatus {
     code: Option<Code>,
 }
 
-/// A ring, a capture, a transmit or a tunnel.
+/// A ring, a capture, a transmit, a tunnel or a mirror.
 #[derive(Debug, Serialize)]
 struct Resource {
     kind: &'static str,
@@ -160,6 +161,7 @@ async fn resources(daemon: &str, channel: Channel) -> Result<Vec<Resource>, Fail
         "ringd" => all::<Ring>(channel).await,
         "rxd" => all::<Capture>(channel).await,
         "tunneld" => all::<Tunnel>(channel).await,
+        "mirrord" => all::<Mirror>(channel).await,
         _ => all::<Transmit>(channel).await,
     }
 }

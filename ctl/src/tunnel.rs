@@ -1,5 +1,6 @@
 //! `fluxctl tunnel`: rings into tunnels and tunnels into rings, through tunneld.
 
+mod options;
 mod view;
 
 use crate::complete;

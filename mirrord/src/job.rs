@@ -3,7 +3,7 @@
 use crate::mirror;
 use crate::stats::MirrorLive;
 use fluxcap_options::validate_mirror;
-use fluxcap_proto::v1::{Hook, MirrorSpec};
+use fluxcap_proto::v1::{Direction, Hook, MirrorSpec};
 use fluxcap_ring::{RingDir, RingName};
 use fluxcap_service::{Job, Refusal, Registry, Worker, realtime_ns};
 use std::path::PathBuf;
@@ -56,6 +56,16 @@ impl Job for MirrorJob {
     }
 }
 
+/// Says what a client left to the daemon, so that what is shown is what is done.
+pub(crate) fn fill_in(spec: &mut MirrorSpec) {
+    if spec.direction() == Direction::Unspecified {
+        spec.direction = match spec.hook() {
+            Hook::Xdp => Direction::In.into(),
+            Hook::Unspecified | Hook::Tc => Direction::Both.into(),
+        };
+    }
+}
+
 /// Sets the time at which a mirror ends.
 pub(crate) fn start_lifetime(spec: &mut MirrorSpec) {
     spec.expires_ns = match spec.lifetime_ms {
@@ -92,6 +102,7 @@ pub(crate) fn put(
     name: &str,
     mut spec: MirrorSpec,
 ) -> Result<(), Refusal> {
+    fill_in(&mut spec);
     start_lifetime(&mut spec);
     if let Ok(existing) = mirrors.get(name) {
         let kept = existing.spec();
@@ -103,4 +114,91 @@ pub(crate) fn put(
         }
     }
     mirrors.put(name, spec).map(|_| ())
+}
+
+#[cfg(test)]
+#[expect(
+    clippy::unwrap_used,
+    reason = "a test that panics has failed, as it should"
+)]
+mod tests {
+    use super::*;
+    use fluxcap_options::TargetArg;
+    use fluxcap_proto::v1::MirrorDevice;
+
+    fn spec(target: &str) -> MirrorSpec {
+        let mut spec = MirrorSpec {
+            interface: "eth0".into(),
+            ..Default::default()
+        };
+        match target.parse() {
+            Ok(TargetArg::Ring(ring)) => spec.ring = ring,
+            Ok(TargetArg::Devices(names)) => {
+                let device = |name| MirrorDevice {
+                    name,
+                    vlan_push: None,
+                };
+                spec.devices = names.into_iter().map(device).collect();
+            }
+            Ok(TargetArg::Overlay(arg)) => spec.overlay = Some(arg.overlay),
+            Err(error) => panic!("{error}"),
+        }
+        spec
+    }
+
+    #[test]
+    fn what_a_mirror_keeps_is_interface_hook_and_kind_of_target() {
+        let ring = spec("ring:a");
+        assert!(same_place(&ring, &spec("ring:b")));
+        assert!(!same_place(&ring, &spec("dev:a")));
+        assert!(!same_place(&ring, &spec("gue:192.0.2.9")));
+        assert!(same_place(
+            &spec("gue:192.0.2.9"),
+            &spec("vxlan:192.0.2.9,vni=5")
+        ));
+        let elsewhere = MirrorSpec {
+            interface: "eth1".into(),
+            ..ring.clone()
+        };
+        assert!(!same_place(&ring, &elsewhere));
+        let tc = spec("dev:a");
+        let mut xdp = MirrorSpec {
+            hook: Hook::Xdp.into(),
+            ..tc.clone()
+        };
+        assert!(!same_place(&tc, &xdp));
+        let before = xdp.clone();
+        xdp.ring = "beside".into();
+        assert!(same_place(&before, &xdp));
+    }
+
+    #[test]
+    fn the_same_request_later_is_the_same() {
+        let mut first = spec("ring:a");
+        first.lifetime_ms = 60_000;
+        let mut later = first.clone();
+        start_lifetime(&mut first);
+        assert!(first.expires_ns > realtime_ns());
+        assert!(same_request(&first, &later));
+        later.lifetime_ms += 1;
+        assert!(!same_request(&first, &later));
+        first.lifetime_ms = 0;
+        start_lifetime(&mut first);
+        assert_eq!(first.expires_ns, 0);
+    }
+
+    #[test]
+    fn a_direction_that_is_left_out_is_filled_in() {
+        let mut tc = spec("ring:a");
+        fill_in(&mut tc);
+        assert_eq!(tc.direction(), Direction::Both);
+        let mut xdp = spec("dev:a");
+        xdp.hook = Hook::Xdp.into();
+        fill_in(&mut xdp);
+        assert_eq!(xdp.direction(), Direction::In);
+        let mut out = spec("ring:a");
+        out.direction = Direction::Out.into();
+        fill_in(&mut out);
+        assert_eq!(out.direction(), Direction::Out);
+    }
 }

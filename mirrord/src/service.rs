@@ -1,6 +1,6 @@
 //! The gRPC service of mirrord: messages in, registry calls, messages out.
 
-use crate::job::{MirrorJob, MirrorWorker, same_place, same_request, start_lifetime};
+use crate::job::{MirrorJob, MirrorWorker, fill_in, same_place, same_request, start_lifetime};
 use crate::mirror;
 use fluxcap_proto::v1::{self, mirror_service_server::MirrorService};
 use fluxcap_service::{
@@ -42,6 +42,7 @@ fn wanted(
     name: &str,
     mut spec: v1::MirrorSpec,
 ) -> Result<v1::MirrorSpec, Refusal> {
+    fill_in(&mut spec);
     if let Ok(existing) = mirrors.get(name) {
         let existing = existing.spec();
         if same_request(&existing, &spec) {
@@ -64,6 +65,7 @@ fn changed(
     paths: &[String],
 ) -> Result<v1::MirrorSpec, Refusal> {
     let mut spec = apply_mask(old, new, paths)?;
+    fill_in(&mut spec);
     if !same_place(old, &spec) {
         return Err(Refusal::Precondition(
             "interface, hook and kind of target of a mirror cannot be changed; delete it and make another"

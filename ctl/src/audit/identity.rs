@@ -1,6 +1,6 @@
 //! The accounting identity, stage by stage.
 
-use fluxcap_proto::v1::{Tunnel, TunnelReceiveStatus, TunnelStatus};
+use fluxcap_proto::v1::{Mirror, MirrorStatus, Tunnel, TunnelReceiveStatus, TunnelStatus};
 use fluxcap_ring::{Outcome, ReaderStats, RingStats, SourceStats};
 use serde::Serialize;
 
@@ -163,6 +163,7 @@ fn producer(a: &RingStats, b: &RingStats) -> Sum {
     Sum {
         stage: match holder(b) {
             Some("tunneld") => "I2 tunneld",
+            Some("mirrord") => "I2 mirrord",
             _ => "I2 rxd",
         },
         object: "all sources".to_owned(),
@@ -265,6 +266,32 @@ pub(super) fn decap(a: &Tunnel, b: &Tunnel, moment: Moment) -> Option<Line> {
         downstream: earlier.receive.as_ref().map_or(0, published),
         drops: total(earlier.dropped_frames.values().copied()),
         bound: IN_HAND.saturating_add(upstream.saturating_sub(before)),
+        excuse: String::new(),
+    };
+    Some(sum.line("", moment))
+}
+
+/// I8: frames that a mirror saw, and further copies of them = mirrored + not selected + sampled out + rate limited + drops by
+/// reason. What the programs in the kernel count.
+pub(super) fn mirror(a: &Mirror, b: &Mirror, moment: Moment) -> Option<Line> {
+    let (earlier, later) = (a.status.as_ref()?, b.status.as_ref()?);
+    let upstream = |it: &MirrorStatus| total([it.seen_frames, it.copied_frames]);
+    let unwanted = [
+        earlier.not_selected_frames,
+        earlier.sampled_out_frames,
+        earlier.rate_limited_frames,
+    ];
+    let sum = Sum {
+        stage: "I8 mirror",
+        object: format!("mirrord {}", b.name),
+        upstream: upstream(later),
+        downstream: earlier.mirrored_frames,
+        drops: total(
+            unwanted
+                .into_iter()
+                .chain(earlier.dropped_frames.values().copied()),
+        ),
+        bound: IN_HAND.saturating_add(upstream(later).saturating_sub(upstream(earlier))),
         excuse: String::new(),
     };
     Some(sum.line("", moment))

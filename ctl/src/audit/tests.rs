@@ -254,6 +254,10 @@ fn the_stages_of_a_tunnel_are_called_by_its_names() {
         ("I7 encap", Verdict::Failed),
     ];
     assert_eq!(open(&ring), expected);
+    if let Some(producer) = &mut ring.producer {
+        producer.holder = "mirrord m".into();
+    }
+    assert!(open(&ring).contains(&("I2 mirrord", Verdict::Failed)));
 }
 
 fn receiving(received: u64, published: u64, unknown: u64) -> Tunnel {
@@ -320,6 +324,68 @@ fn a_tunnel_whose_books_do_not_close_is_named_with_the_way_to_see_it() {
     );
     assert!(
         failure.hint.contains("fluxctl tunnel show y"),
+        "{failure:?}"
+    );
+}
+
+fn mirroring(seen: u64, mirrored: u64, no_route: u64) -> Mirror {
+    use fluxcap_proto::v1::MirrorStatus;
+    Mirror {
+        name: "m".into(),
+        spec: None,
+        status: Some(MirrorStatus {
+            seen_frames: seen,
+            copied_frames: 5,
+            mirrored_frames: mirrored,
+            not_selected_frames: 10,
+            sampled_out_frames: 4,
+            rate_limited_frames: 1,
+            dropped_frames: [("no_route".to_owned(), no_route)].into(),
+            ..Default::default()
+        }),
+    }
+}
+
+#[test]
+fn what_a_mirror_saw_is_mirrored_not_wanted_or_dropped_by_name() {
+    let verdict = |a: &Mirror, b: &Mirror, moment| {
+        let line = identity::mirror(a, b, moment).unwrap();
+        (line.residual, line.verdict)
+    };
+    let sound = mirroring(100, 87, 3);
+    assert_eq!(verdict(&sound, &sound, Moment::Still), (0, Verdict::Ok));
+    let lost = mirroring(100, 86, 3);
+    assert_eq!(verdict(&lost, &lost, Moment::Still), (1, Verdict::Failed));
+    let twice = mirroring(100, 88, 3);
+    assert_eq!(
+        verdict(&twice, &twice, Moment::Moving),
+        (-1, Verdict::Failed)
+    );
+    let later = mirroring(150, 137, 3);
+    assert_eq!(
+        verdict(&sound, &later, Moment::Moving),
+        (50, Verdict::InFlight)
+    );
+    assert_eq!(
+        identity::mirror(&Mirror::default(), &sound, Moment::Still),
+        None
+    );
+}
+
+#[test]
+fn a_mirror_whose_books_do_not_close_is_named_with_the_way_to_see_it() {
+    let mirror = mirroring(100, 86, 3);
+    let stages = vec![identity::mirror(&mirror, &mirror, Moment::Still).unwrap()];
+    let account = Account {
+        quiet: true,
+        waited_seconds: 1.0,
+        stages,
+    };
+    let failure = account.verdict().unwrap_err();
+    let begin = "I8 mirror (mirrord m): 1 frames are missing";
+    assert!(failure.message.starts_with(begin), "{failure:?}");
+    assert!(
+        failure.hint.contains("fluxctl mirror show m"),
         "{failure:?}"
     );
 }
