@@ -51,7 +51,7 @@ pub(crate) enum Command {
     Tunnel(Box<tunnel::Command>),
     /// Mirrors: filtered copies of live traffic into rings, to interfaces or into GUE, VXLAN, Geneve, GRETAP
     #[command(subcommand)]
-    Mirror(Box<mirror::Command>),
+    Mirror(mirror::Command),
     /// Live rates, drops, and lag and loss of each reader, straight from the rings
     #[command(visible_alias = "top")]
     Io(io::Io),

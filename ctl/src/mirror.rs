@@ -42,7 +42,7 @@ The first rule that a frame matches decides. One that matches none is copied if 
 pub(crate) enum Command {
     /// Copy the traffic of an interface
     #[command(after_help = EXAMPLES)]
-    Add(Add),
+    Add(Box<Add>),
     /// List all mirrors
     #[command(visible_alias = "ls")]
     List,
@@ -53,7 +53,7 @@ pub(crate) enum Command {
         name: String,
     },
     /// Change a running mirror; options not given stay as they are
-    Set(Set),
+    Set(Box<Set>),
     /// Stop mirrors and forget them
     #[command(visible_alias = "rm")]
     Delete {

@@ -1,0 +1,15 @@
+//! Renews the copies of eBPF objects in the repository, or checks them: `fluxcap-bpf-build [--check] PACKAGE...`
+
+use fluxcap_bpf_build::{Error, renew};
+use std::path::Path;
+
+fn main() -> Result<(), Error> {
+    let mut packages: Vec<String> = std::env::args().skip(1).collect();
+    let all = packages.len();
+    packages.retain(|word| word != "--check");
+    let check = packages.len() < all;
+    for package in &packages {
+        renew(Path::new(package), "bpf", check)?;
+    }
+    Ok(())
+}
