@@ -13,7 +13,27 @@ pub fn complete_checksum(frame: &mut [u8], l2_offset: usize) -> bool {
     fill_in(frame, l2_offset).is_some()
 }
 
+/// Whether the TCP or UDP checksum of a frame is what a local sender leaves there for the network card to go on with: the sum of the
+/// pseudo-header. A finished checksum is the same once in 65,536 frames, and [`complete_checksum`] makes it again what it was.
+pub fn has_partial_checksum(frame: &[u8]) -> bool {
+    let found = locate(frame, 0);
+    found.is_some_and(|(ip, upper, at, _)| {
+        let stored = upper.get(at..).and_then(|bytes| bytes.first_chunk());
+        stored.is_some_and(|bytes| u16::from_be_bytes(*bytes) == fold(pseudo_header(&ip, upper)))
+    })
+}
+
 fn fill_in(frame: &mut [u8], l2_offset: usize) -> Option<()> {
+    let (ip, upper, at, position) = locate(frame, l2_offset)?;
+    let value = checksum(&ip, upper, at);
+    frame
+        .get_mut(position..position + 2)?
+        .copy_from_slice(&value.to_be_bytes());
+    Some(())
+}
+
+/// The IP header, the segment, where the checksum is in that, and where in the frame.
+fn locate(frame: &[u8], l2_offset: usize) -> Option<(IpPacket<'_>, &[u8], usize, usize)> {
     let behind_macs = frame.get(l2_offset.checked_add(12)?..)?;
     let tags = inline_tags(behind_macs, crate::frame::MAX_TAGS) * TAG_LEN;
     let network = &behind_macs[tags..];
@@ -28,24 +48,23 @@ fn fill_in(frame: &mut [u8], l2_offset: usize) -> Option<()> {
     if upper.len() < minimum {
         return None;
     }
-    let value = checksum(&ip, upper, at);
     let position = l2_offset + 12 + tags + 2 + ip.upper + at;
-    frame
-        .get_mut(position..position + 2)?
-        .copy_from_slice(&value.to_be_bytes());
-    Some(())
+    Some((ip, upper, at, position))
 }
 
-/// The Internet checksum (RFC 1071) of pseudo-header and segment, its own field counted as zero.
-fn checksum(ip: &IpPacket<'_>, upper: &[u8], at: usize) -> u16 {
+/// Addresses, protocol and length, not folded.
+fn pseudo_header(ip: &IpPacket<'_>, upper: &[u8]) -> u64 {
     let length = u64::try_from(upper.len()).unwrap_or(u64::MAX);
-    let sum = sum_words(ip.source)
+    sum_words(ip.source)
         + sum_words(ip.destination)
         + u64::from(ip.protocol)
         + (length & 0xffff)
         + (length >> 16)
-        + sum_words(&upper[..at])
-        + sum_words(&upper[at + 2..]);
+}
+
+/// The Internet checksum (RFC 1071) of pseudo-header and segment, its own field counted as zero.
+fn checksum(ip: &IpPacket<'_>, upper: &[u8], at: usize) -> u16 {
+    let sum = pseudo_header(ip, upper) + sum_words(&upper[..at]) + sum_words(&upper[at + 2..]);
     if ip.protocol == 17 {
         nonzero_checksum(sum)
     } else {

@@ -49,7 +49,7 @@ pub mod tunnel;
 mod vlan;
 
 pub use bpf::Instruction;
-pub use checksum::complete_checksum;
+pub use checksum::{complete_checksum, has_partial_checksum};
 pub use edits::{Edited, Edits, VlanEdit};
 pub use error::{Error, InvalidVlan};
 pub use filter::{Filter, FilterVlan};

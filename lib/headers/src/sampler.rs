@@ -24,13 +24,17 @@ pub struct Sampler {
 impl Sampler {
     /// Keeps one in `one_in`; 0 and 1 keep everything. Equal seeds give equal choices.
     pub fn new(one_in: u32, by: SampleBy, seed: u64) -> Sampler {
-        let threshold = (1u64 << 32).div_ceil(u64::from(one_in.max(1)));
         Sampler {
-            threshold,
+            threshold: Sampler::threshold(one_in),
             by,
             seed,
             state: seed,
         }
+    }
+
+    /// The value below which a draw of 32 bits is kept, for programs that do the same elsewhere.
+    pub fn threshold(one_in: u32) -> u64 {
+        (1u64 << 32).div_ceil(u64::from(one_in.max(1)))
     }
 
     /// Whether this frame is kept.
