@@ -67,7 +67,7 @@ struct {
 	__uint(max_entries, MAX_DEVICES);
 	__type(key, __u32);
 	__type(value, struct output);
-} outputs SEC(".maps");
+} output_frames SEC(".maps");
 
 /* Why a fuse has blown; the texts are in mirrord/src/counters.rs. */
 enum fuse {
@@ -222,7 +222,7 @@ static __always_inline struct counters *own_counters(void)
 
 static __always_inline void count_output(__u32 n, int failed)
 {
-	struct output *output = bpf_map_lookup_elem(&outputs, &n);
+	struct output *output = bpf_map_lookup_elem(&output_frames, &n);
 
 	if (!output)
 		return;

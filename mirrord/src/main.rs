@@ -3,11 +3,19 @@
 #![allow(dead_code, reason = "its parts come one by one")]
 
 mod args;
+mod attach;
+mod counters;
+mod error;
+mod events;
+mod installed;
 mod job;
 mod mirror;
+mod pins;
+mod program;
 mod rules;
 mod service;
 mod stats;
+mod target;
 
 use anyhow::Context;
 use args::Args;

@@ -1,27 +1,391 @@
-//! The worker of a mirror.
+//! The worker of a mirror: has its programs at the interface, whatever becomes of that, and moves what they hand over into a ring.
 
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fluxcap_datapath::Placement;
+use fluxcap_proto::v1::{self, Latency, MirrorOutput, MirrorSpec, MirrorStatus};
+use fluxcap_service::{Refusal, Registry, State, realtime_ns};
+use fluxcap_socket::{LinkWatch, poll};
+
+use crate::counters::reader;
+use crate::error::Error;
+use crate::events::{Events, Turn};
+use crate::installed::{Change, Installed, ways};
 use crate::job::{MirrorJob, MirrorWorker};
-use fluxcap_proto::v1::MirrorSpec;
-use fluxcap_service::{Refusal, Registry, State};
-use std::time::Duration;
+use crate::pins::{Folder, unescape};
+use crate::program::{Generation, Plan};
+use crate::target::{Target, target};
+
+/// Time between two looks at whether everything is still there.
+const LOOK: Duration = Duration::from_millis(250);
+/// How long a mirror that ends takes out what is in its buffer.
+const DRAIN: Duration = Duration::from_secs(1);
 
 /// Copies traffic until the worker is asked to stop.
-pub(crate) fn run(_job: &MirrorJob, worker: &MirrorWorker) {
-    while !worker.stop_requested() {
-        let _ = worker.spec();
-        worker.set_state(State::Waiting, "not there yet");
-        std::thread::sleep(Duration::from_millis(100));
+pub(crate) fn run(job: &MirrorJob, worker: &MirrorWorker) {
+    match Mirror::new(job, worker) {
+        Ok(mut mirror) => mirror.run(),
+        Err(error) => worker.set_state(State::Failed, error.explained().to_string()),
     }
 }
 
 /// Asks the kernel whether it would take the programs of this spec; nothing stays of them. Called where clients wait, before a
 /// mirror is made or changed.
-pub(crate) fn check(_job: &MirrorJob, _name: &str, _spec: &MirrorSpec) -> Result<(), Refusal> {
-    Ok(())
+pub(crate) fn check(job: &MirrorJob, _name: &str, spec: &MirrorSpec) -> Result<(), Refusal> {
+    try_check(job, spec).map_err(|error| error.explained().into())
+}
+
+fn try_check(job: &MirrorJob, spec: &MirrorSpec) -> Result<(), Error> {
+    Folder::open(&job.bpffs)?;
+    let mut links = LinkWatch::open()?;
+    let source = links.find(&spec.interface)?;
+    let mut target = target(spec);
+    let outlets = match &source {
+        Some(source) => target.refresh(&mut links, source)?,
+        None => Vec::new(),
+    };
+    let plan = Plan {
+        spec,
+        ethernet: source.is_none_or(|link| link.ethernet),
+        outlets: &outlets,
+        relayed: target.relayed(),
+        ways: &ways(spec),
+    };
+    Generation::load(plan, None).map(drop)
 }
 
 /// Removes all that a deleted mirror has in the kernel. Its thread has ended.
-pub(crate) fn remove(_job: &MirrorJob, _name: &str, _spec: &MirrorSpec) {}
+pub(crate) fn remove(job: &MirrorJob, name: &str, spec: &MirrorSpec) {
+    target(spec).remove();
+    let removed = Installed::open(job, name, true).and_then(Installed::remove);
+    if let Err(error) = removed {
+        tracing::error!(mirror = name, %error, "cannot remove everything of a mirror");
+    }
+}
 
 /// Removes what mirrors that are none of these have left in the kernel. Called once, at start.
-pub(crate) fn sweep(_mirrors: &Registry<MirrorJob>) {}
+pub(crate) fn sweep(mirrors: &Registry<MirrorJob>) {
+    let job = mirrors.job();
+    let left = Folder::open(&job.bpffs).and_then(|root| root.names());
+    // Without a bpffs nothing can have been left; the mirrors themselves tell what is wrong.
+    for (name, _) in left.into_iter().flatten().filter(|(_, folder)| *folder) {
+        let name = unescape(&name);
+        if mirrors.get(&name).is_err() {
+            tracing::info!(mirror = name, "removing what a mirror has left");
+            remove(job, &name, &MirrorSpec::default());
+        }
+    }
+}
+
+/// A running mirror.
+struct Mirror<'w> {
+    job: &'w MirrorJob,
+    worker: &'w MirrorWorker,
+    generation: u64,
+    spec: MirrorSpec,
+    links: LinkWatch,
+    target: Box<dyn Target>,
+    installed: Option<Installed>,
+    events: Option<Events>,
+    placement: Placement,
+    /// When everything was looked at last; `None`: now is the time.
+    looked: Option<Instant>,
+}
+
+impl<'w> Mirror<'w> {
+    fn new(job: &'w MirrorJob, worker: &'w MirrorWorker) -> Result<Mirror<'w>, Error> {
+        let (generation, spec) = worker.current();
+        Ok(Mirror {
+            job,
+            worker,
+            generation,
+            target: target(&spec),
+            links: LinkWatch::open()?,
+            installed: None,
+            events: None,
+            placement: Placement::new(Latency::Normal, spec.scheduling.as_ref()),
+            spec: MirrorSpec::clone(&spec),
+            looked: None,
+        })
+    }
+
+    fn run(&mut self) {
+        while !self.worker.stop_requested() {
+            if self.worker.generation() != self.generation {
+                self.take_spec();
+            }
+            if self.looked.is_none_or(|looked| looked.elapsed() >= LOOK) {
+                self.look();
+            }
+            if self.expired() {
+                return self.expire();
+            }
+            self.move_frames();
+        }
+        self.finish();
+    }
+
+    fn take_spec(&mut self) {
+        let (generation, spec) = self.worker.current();
+        self.generation = generation;
+        self.spec = MirrorSpec::clone(&spec);
+        self.target = target(&spec);
+        self.placement
+            .apply(Latency::Normal, self.spec.scheduling.as_ref());
+        self.looked = None;
+    }
+
+    /// Sees to it that everything is there, and says what is not.
+    fn look(&mut self) {
+        self.looked = Some(Instant::now());
+        match self.try_look() {
+            Ok(()) => self.show(),
+            Err(error) => {
+                self.show();
+                self.worker
+                    .set_state(State::Waiting, error.explained().to_string());
+            }
+        }
+    }
+
+    fn try_look(&mut self) -> Result<(), Error> {
+        if self.expired() {
+            return Ok(());
+        }
+        let persistent = !self.spec.ephemeral && !self.job.ephemeral;
+        let mut installed = match self.installed.take() {
+            Some(installed) => installed,
+            None => Installed::open(self.job, self.worker.name(), persistent)?,
+        };
+        let done = self.install(&mut installed, persistent);
+        self.installed = Some(installed);
+        self.settle()?;
+        let change = done?;
+        if change != Change::None || self.events.is_none() {
+            self.open_books(change)?;
+        }
+        Ok(())
+    }
+
+    fn install(&mut self, installed: &mut Installed, persistent: bool) -> Result<Change, Error> {
+        let Some(link) = self.links.find(&self.spec.interface)? else {
+            installed.interface_gone();
+            return Err(Error::NoInterface(self.spec.interface.clone()));
+        };
+        let outlets = self.target.refresh(&mut self.links, &link)?;
+        let relayed = self.target.relayed();
+        let change = installed.ensure(&self.spec, persistent, &link, &outlets, relayed)?;
+        if let Some(events) = &mut self.events {
+            events.apply(&self.spec, link.ethernet);
+        }
+        Ok(change)
+    }
+
+    /// Opens the maps that count, and the buffer: after a change they may be others.
+    fn open_books(&mut self, change: Change) -> Result<(), Error> {
+        let Some(installed) = &self.installed else {
+            return Ok(());
+        };
+        if change != Change::None {
+            let books = Arc::new(installed.books()?);
+            let rules = self.spec.rules.len();
+            self.worker.live().set_counters(reader(books, rules));
+        }
+        if self.spec.ring.is_empty() {
+            return Ok(());
+        }
+        // The programs write into another buffer now: what is in the old one comes first.
+        self.drain(Instant::now() + DRAIN);
+        let ring = self.events.take().map(Events::close);
+        let _ = ring;
+        let folder = installed_folder(&self.installed)?;
+        let books = crate::counters::Books::open(folder)?;
+        let mut events = Events::open(folder, books, &self.job.rings, self.worker.name())?;
+        let link = self.links.find(&self.spec.interface)?;
+        events.apply(&self.spec, link.is_none_or(|link| link.ethernet));
+        self.events = Some(events);
+        Ok(())
+    }
+
+    /// Counts what was lost without a trace in the buffer, if that is empty.
+    fn settle(&mut self) -> Result<(), Error> {
+        let (Some(events), Some(installed)) = (&mut self.events, &self.installed) else {
+            return Ok(());
+        };
+        let mirrored = installed.books()?.totals()?.mirrored();
+        let turn = events.pump()?;
+        if !turn.more {
+            events.settle(mirrored)?;
+        }
+        Ok(())
+    }
+
+    fn move_frames(&mut self) {
+        let Some(events) = &mut self.events else {
+            return self.wait(&[]);
+        };
+        events.open_ring();
+        match events.pump() {
+            Ok(Turn { frames: 0, .. }) => self.wait(&[true]),
+            Ok(turn) => {
+                self.placement.relieve();
+                if !turn.more {
+                    self.placement
+                        .gather(usize::try_from(turn.frames).unwrap_or(0));
+                }
+            }
+            Err(error) => {
+                self.worker.set_state(State::Waiting, error.to_string());
+                self.wait(&[]);
+            }
+        }
+    }
+
+    /// Sleeps until there is something to do.
+    fn wait(&mut self, with_buffer: &[bool]) {
+        let passed = self.looked.map_or(LOOK, |looked| looked.elapsed());
+        let mut fds: Vec<BorrowedFd<'_>> = vec![self.worker.wake_fd(), self.links.as_fd()];
+        if let (Some(events), [true]) = (&self.events, with_buffer) {
+            fds.push(events.fd());
+        }
+        let ready = poll(&fds, LOOK.saturating_sub(passed)).unwrap_or_default();
+        if ready.readable(0) {
+            // Read by whoever takes the spec; a request to stop stays.
+            let _ = self.worker.spec();
+        }
+        if ready.readable(1) {
+            let mut changed = false;
+            if let Err(error) = self.links.drain(|_| changed = true) {
+                tracing::warn!(%error, "cannot read changes of interfaces");
+            }
+            if changed {
+                self.looked = None;
+            }
+        }
+    }
+
+    fn expired(&self) -> bool {
+        self.spec.expires_ns != 0 && realtime_ns() >= self.spec.expires_ns
+    }
+
+    /// Takes the programs off. The thread ends, until the spec changes.
+    fn expire(&mut self) {
+        if let Err(error) = self.take_off() {
+            tracing::error!(mirror = self.worker.name(), %error, "cannot take the programs off");
+        }
+        self.drain(Instant::now() + DRAIN);
+        self.show();
+        self.worker.set_state(
+            State::Failed,
+            "its time is over; delete it, or set another --for",
+        );
+    }
+
+    fn take_off(&mut self) -> Result<(), Error> {
+        let mut installed = match self.installed.take() {
+            Some(installed) => installed,
+            None => Installed::open(self.job, self.worker.name(), true)?,
+        };
+        if let Some(link) = self.links.find(&self.spec.interface)? {
+            installed.detach(&self.spec, &link)?;
+        }
+        if let Ok(books) = installed.books() {
+            let rules = self.spec.rules.len();
+            self.worker
+                .live()
+                .set_counters(reader(Arc::new(books), rules));
+        }
+        self.installed = Some(installed);
+        Ok(())
+    }
+
+    /// Says what is there, and the state.
+    fn show(&self) {
+        let mut details = MirrorStatus::default();
+        let mut reasons = Vec::new();
+        if let Some(installed) = &self.installed {
+            details.attachments = installed.show(&self.spec);
+            let blown = installed
+                .books()
+                .and_then(|books| books.limits())
+                .map_or("", |limits| limits.fuse);
+            if !blown.is_empty() {
+                reasons.push(format!(
+                    "the fuse has blown: {blown}; change the mirror to switch it on again"
+                ));
+            }
+        }
+        details.outputs = self.outputs();
+        for output in details.outputs.iter().filter(|o| !o.reason.is_empty()) {
+            reasons.push(output.reason.clone());
+        }
+        let state = if reasons.is_empty() {
+            State::Running
+        } else {
+            State::Waiting
+        };
+        if reasons.is_empty() && !self.placement.remark().is_empty() {
+            reasons.push(self.placement.remark().to_owned());
+        }
+        self.worker.live().set_details(details);
+        self.worker.set_state(state, reasons.join("; "));
+    }
+
+    fn outputs(&self) -> Vec<MirrorOutput> {
+        let mut outputs = self.target.outputs();
+        if let Some(events) = &self.events {
+            let state = if events.absent.is_empty() {
+                v1::State::Running
+            } else {
+                v1::State::Waiting
+            };
+            outputs.push(MirrorOutput {
+                name: self.spec.ring.clone(),
+                state: state.into(),
+                reason: events.absent.clone(),
+                ..MirrorOutput::default()
+            });
+        }
+        outputs
+    }
+
+    /// Takes what is in the buffer, until then.
+    fn drain(&mut self, end: Instant) {
+        let Some(events) = &mut self.events else {
+            return;
+        };
+        while Instant::now() < end && events.pump().is_ok_and(|turn| turn.frames > 0 || turn.more) {
+        }
+    }
+
+    /// The mirror's programs stay when they are to, and go on without this thread.
+    fn finish(&mut self) {
+        let persistent = !self.spec.ephemeral && !self.job.ephemeral;
+        if !persistent && !self.worker.deleting() {
+            if let Err(error) = self.take_off() {
+                tracing::error!(mirror = self.worker.name(), %error, "cannot take the programs off");
+            }
+            self.target.remove();
+        }
+        self.drain(Instant::now() + DRAIN);
+        if let Some(events) = self.events.take() {
+            events.close();
+        }
+        if !persistent
+            && !self.worker.deleting()
+            && let Some(installed) = self.installed.take()
+            && let Err(error) = installed.remove()
+        {
+            tracing::error!(mirror = self.worker.name(), %error, "cannot remove everything of a mirror");
+        }
+    }
+}
+
+fn installed_folder(installed: &Option<Installed>) -> Result<&Folder, Error> {
+    installed
+        .as_ref()
+        .map(Installed::folder)
+        .ok_or_else(|| Error::Unsuitable("nothing is installed".to_owned()))
+}

@@ -1,0 +1,357 @@
+//! The programs of a mirror at traffic control: `bpf/mirror.bpf.c`, loaded with settings in place. One load is one generation; to change a
+//! setting, another one takes its place.
+
+use std::borrow::Cow;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use aya::maps::{Array, MapData, ProgramArray};
+use aya::programs::{Program, SchedClassifier};
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+use fluxcap_headers::Sampler;
+use fluxcap_proto::v1::{MirrorFuse, MirrorRate, MirrorSpec, SampleMode};
+use fluxcap_service::realtime_ns;
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::error::Error;
+use crate::pins::Folder;
+use crate::rules::Tables;
+use crate::target::{MAX_DEVICES, Outlet};
+
+/// The object.
+const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mirror.bpf.o"));
+
+/// Maps that the generations of a mirror share, by their names as pins.
+const SHARED: [&str; 7] = [
+    "counters",
+    "state",
+    "output_frames",
+    "rule_frames",
+    "meta",
+    "drained",
+    "events",
+];
+/// Maps of one generation, which stay with it: a program array is emptied when nobody holds it any more.
+pub(crate) const OWN: [&str; 2] = ["stages", "devices"];
+/// Own tunnels, of all mirrors.
+const TUNNELS: &str = "tunnels";
+
+/// Buffer between the kernel and the ring when the spec does not say.
+pub(crate) const BUFFER_BYTES: u32 = 8 << 20;
+/// `TICK` of `bpf/mirror.h`.
+const TICKS_PER_NS: u64 = 16;
+const SECOND_NS: u64 = 1_000_000_000;
+/// Bit of the mark of copies when the spec does not say.
+const MARK: u32 = 0x4000_0000;
+
+/// The way that frames go past the interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// They arrive.
+    In,
+    /// The host sends them.
+    Out,
+}
+
+impl Way {
+    /// Both.
+    pub(crate) const ALL: [Way; 2] = [Way::In, Way::Out];
+
+    /// Name of the program, and of its pin.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Way::In => "ingress",
+            Way::Out => "egress",
+        }
+    }
+
+    fn selected(self) -> &'static str {
+        match self {
+            Way::In => "selected_in",
+            Way::Out => "selected_out",
+        }
+    }
+}
+
+/// Where the maps of a mirror have their names.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Places<'f> {
+    /// Of all mirrors.
+    pub(crate) root: &'f Folder,
+    /// Of this one.
+    pub(crate) folder: &'f Folder,
+    /// Number of the maps that belong to the generation.
+    pub(crate) slot: u8,
+}
+
+/// What is loaded.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Plan<'s> {
+    pub(crate) spec: &'s MirrorSpec,
+    /// The interface's frames begin with an Ethernet header.
+    pub(crate) ethernet: bool,
+    /// Where copies go at first.
+    pub(crate) outlets: &'s [Outlet],
+    pub(crate) relayed: bool,
+    pub(crate) ways: &'s [Way],
+}
+
+/// Programs in the kernel, not attached by themselves.
+#[derive(Debug)]
+pub(crate) struct Generation {
+    ebpf: Ebpf,
+}
+
+impl Generation {
+    /// Loads programs. Without places nothing of them stays: the kernel is only asked what it says.
+    pub(crate) fn load(plan: Plan<'_>, places: Option<Places<'_>>) -> Result<Generation, Error> {
+        let settings = Settings::new(plan);
+        let tables = Tables::compile(&plan.spec.rules)
+            .map_err(|error| Error::Unsuitable(error.to_string()))?;
+        let mut loader = EbpfLoader::new();
+        loader.btf(None);
+        loader.verifier_log_level(VerifierLogLevel::DISABLE);
+        settings.configure(&mut loader);
+        tables.configure(&mut loader);
+        if !plan.spec.ring.is_empty() {
+            loader.map_max_entries("events", buffer_bytes(plan.spec));
+        }
+        if let Some(places) = places {
+            for name in SHARED {
+                loader.map_pin_path(name, Cow::Owned(places.folder.path(name)));
+            }
+            loader.map_pin_path(TUNNELS, Cow::Owned(places.root.path(TUNNELS)));
+        }
+        let mut ebpf = loader
+            .load(OBJECT)
+            .map_err(|error| Error::kernel("make the maps of a mirror", error))?;
+        tables
+            .install(&mut ebpf)
+            .map_err(|error| Error::kernel("fill the tables of the rules", error))?;
+        let mut generation = Generation { ebpf };
+        generation.pin_own(places)?;
+        generation.set_outlets(plan.outlets)?;
+        for way in plan.ways {
+            generation.load_program(way.name())?;
+        }
+        if !plan.spec.filter.is_empty() {
+            generation.load_stages(plan)?;
+        }
+        Ok(generation)
+    }
+
+    fn pin_own(&mut self, places: Option<Places<'_>>) -> Result<(), Error> {
+        let Some(places) = places else { return Ok(()) };
+        for name in OWN {
+            let pin = own_pin(name, places.slot);
+            places.folder.remove(&pin)?;
+            let map = self.ebpf.map_mut(name).ok_or_else(|| absent(name))?;
+            map.pin(places.folder.path(&pin))
+                .map_err(|error| Error::kernel("pin a map", error))?;
+        }
+        Ok(())
+    }
+
+    fn load_program(&mut self, name: &str) -> Result<(), Error> {
+        let program: &mut SchedClassifier = self
+            .ebpf
+            .program_mut(name)
+            .and_then(|program| program.try_into().ok())
+            .ok_or_else(|| absent(name))?;
+        program
+            .load()
+            .map_err(|error| Error::kernel("load the programs of a mirror", error))
+    }
+
+    /// The programs that the pcap-filter calls.
+    fn load_stages(&mut self, plan: Plan<'_>) -> Result<(), Error> {
+        self.load_program("rejected")?;
+        for way in plan.ways {
+            self.load_program(way.selected())?;
+        }
+        let map = self
+            .ebpf
+            .take_map("stages")
+            .ok_or_else(|| absent("stages"))?;
+        let mut stages: ProgramArray<MapData> = map
+            .try_into()
+            .map_err(|error| Error::kernel("use a map", error))?;
+        for (stage, name) in [(2, "selected_in"), (3, "selected_out"), (4, "rejected")] {
+            if let Some(Program::SchedClassifier(program)) = self.ebpf.program(name)
+                && let Ok(fd) = program.fd()
+            {
+                stages
+                    .set(stage, fd, 0)
+                    .map_err(|error| Error::kernel("use a map", error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Says where copies go. To a generation that somebody else has loaded, [`set_outlets`] says that.
+    fn set_outlets(&mut self, outlets: &[Outlet]) -> Result<(), Error> {
+        let map = self
+            .ebpf
+            .map_mut("devices")
+            .ok_or_else(|| absent("devices"))?;
+        let mut devices: Array<&mut MapData, [u32; DEVICES_WORDS]> = map
+            .try_into()
+            .map_err(|error| Error::kernel("use a map", error))?;
+        devices
+            .set(0, words(outlets), 0)
+            .map_err(|error| Error::kernel("use a map", error))
+    }
+
+    /// The program for one way, and its identifier.
+    pub(crate) fn program(&self, way: Way) -> Result<(BorrowedFd<'_>, u32), Error> {
+        let program = self
+            .ebpf
+            .program(way.name())
+            .ok_or_else(|| absent(way.name()))?;
+        let fd = program
+            .fd()
+            .map_err(|error| Error::kernel("use a program", error))?;
+        let info = program
+            .info()
+            .map_err(|error| Error::kernel("look at a program", error))?;
+        Ok((fd.as_fd(), info.id()))
+    }
+}
+
+/// Says where copies go from now on, of the generation with these maps.
+pub(crate) fn set_outlets(folder: &Folder, slot: u8, outlets: &[Outlet]) -> Result<(), Error> {
+    let pin = own_pin("devices", slot);
+    let mut devices: Array<MapData, [u32; DEVICES_WORDS]> = crate::counters::array(folder, &pin)?;
+    devices
+        .set(0, words(outlets), 0)
+        .map_err(|error| Error::kernel("use a map", error))
+}
+
+/// Words of `struct devices`.
+const DEVICES_WORDS: usize = MAX_DEVICES + 2;
+
+fn words(outlets: &[Outlet]) -> [u32; DEVICES_WORDS] {
+    let mut words = [0; DEVICES_WORDS];
+    for (n, outlet) in outlets.iter().enumerate().take(MAX_DEVICES) {
+        words[n] = outlet.ifindex;
+        words[MAX_DEVICES] |= u32::from(outlet.down) << n;
+    }
+    words
+}
+
+/// Name of a map of the generation with this number.
+pub(crate) fn own_pin(name: &str, slot: u8) -> String {
+    format!("{name}{slot}")
+}
+
+/// Size of the buffer between the kernel and the ring.
+pub(crate) fn buffer_bytes(spec: &MirrorSpec) -> u32 {
+    match spec.buffer_bytes {
+        0 => BUFFER_BYTES,
+        bytes => bytes,
+    }
+}
+
+/// A fingerprint of the object: another one may count differently.
+pub(crate) fn object_hash() -> u64 {
+    hash(OBJECT)
+}
+
+/// The Fowler-Noll-Vo hash, version 1a, of 64 bits: the same in every build.
+pub(crate) fn hash(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+/// CLOCK_BOOTTIME in nanoseconds.
+pub(crate) fn boottime_ns() -> u64 {
+    let now = clock_gettime(ClockId::Boottime);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    seconds * SECOND_NS + u64::try_from(now.tv_nsec).unwrap_or(0)
+}
+
+/// Cannot be: the object and its reader are built together.
+fn absent(name: &str) -> Error {
+    Error::Kernel {
+        operation: "load the programs of a mirror",
+        detail: format!("{name} is missing"),
+    }
+}
+
+/// The `const volatile` variables of `bpf/mirror.h`.
+#[derive(Debug, Default)]
+struct Settings {
+    words: Vec<(&'static str, u32)>,
+    longs: Vec<(&'static str, u64)>,
+}
+
+impl Settings {
+    fn new(plan: Plan<'_>) -> Settings {
+        let spec = plan.spec;
+        let mut settings = Settings::default();
+        let outlets = u32::try_from(plan.outlets.len()).unwrap_or(0);
+        settings.words = vec![
+            ("l2_len", if plan.ethernet { 14 } else { 0 }),
+            ("mark", if spec.mark == 0 { MARK } else { spec.mark }),
+            ("device_count", outlets),
+            ("relayed", u32::from(plan.relayed)),
+            ("snaplen", spec.snaplen),
+            ("filtered", u32::from(!spec.filter.is_empty())),
+        ];
+        settings.add_sample(spec);
+        settings.add_rate(&spec.rate.unwrap_or_default());
+        settings.add_fuse(&spec.fuse.unwrap_or_default());
+        if spec.expires_ns != 0 {
+            let left = spec.expires_ns.saturating_sub(realtime_ns());
+            settings
+                .longs
+                .push(("expires", boottime_ns() + left.max(1)));
+        }
+        settings
+    }
+
+    fn add_sample(&mut self, spec: &MirrorSpec) {
+        let sample = spec.sample.unwrap_or_default();
+        if sample.one_in > 1 {
+            let flows = sample.mode() == SampleMode::Flow;
+            self.words.push(("sample_flows", u32::from(flows)));
+            self.longs
+                .push(("sample_below", Sampler::threshold(sample.one_in)));
+            self.longs.push(("sample_seed", sample.seed));
+        }
+    }
+
+    fn add_rate(&mut self, rate: &MirrorRate) {
+        let per_second = |n: u64| {
+            n.checked_sub(1)
+                .map_or(0, |_| (SECOND_NS * TICKS_PER_NS / n).max(1))
+        };
+        let burst_ms = match rate.burst_ms {
+            0 => 100,
+            ms => u64::from(ms),
+        };
+        self.longs.extend([
+            ("frame_ticks", per_second(rate.frames_per_second)),
+            ("bits_per_second", rate.bits_per_second),
+            ("burst_ticks", burst_ms * 1_000_000 * TICKS_PER_NS),
+        ]);
+    }
+
+    fn add_fuse(&mut self, fuse: &MirrorFuse) {
+        self.longs.extend([
+            ("fuse_errors", u64::from(fuse.errors_per_second)),
+            ("fuse_frames", fuse.frames_per_second),
+            // A limit below a byte is one of a byte.
+            ("fuse_bytes", fuse.bits_per_second.div_ceil(8)),
+        ]);
+    }
+
+    fn configure<'s>(&'s self, loader: &mut EbpfLoader<'s>) {
+        for (name, value) in &self.words {
+            loader.override_global(name, value, true);
+        }
+        for (name, value) in &self.longs {
+            loader.override_global(name, value, true);
+        }
+    }
+}
