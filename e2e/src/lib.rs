@@ -29,6 +29,7 @@ pub mod kernel_peer;
 mod kit;
 mod lab;
 mod link;
+pub mod mirror;
 mod netns;
 pub mod payload;
 mod ring;
