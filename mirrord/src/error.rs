@@ -124,10 +124,9 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 pub(crate) fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
     let mut next = Some(error);
     while let Some(error) = next {
-        if let Some(error) = error.downcast_ref::<io::Error>() {
-            if let Some(code) = error.raw_os_error() {
-                return Some(code);
-            }
+        let system = error.downcast_ref::<io::Error>();
+        if let Some(code) = system.and_then(io::Error::raw_os_error) {
+            return Some(code);
         }
         next = error.source();
     }

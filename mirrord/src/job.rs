@@ -117,10 +117,6 @@ pub(crate) fn put(
 }
 
 #[cfg(test)]
-#[expect(
-    clippy::unwrap_used,
-    reason = "a test that panics has failed, as it should"
-)]
 mod tests {
     use super::*;
     use fluxcap_options::TargetArg;

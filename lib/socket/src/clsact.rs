@@ -183,7 +183,7 @@ fn message(ifindex: u32, handle: u32, parent: u32, info: u32) -> Vec<u8> {
 const MESSAGE_LEN: usize = 20;
 
 fn filter_message(ifindex: u32, hook: TcHook, filter: &TcFilter) -> Vec<u8> {
-    let every_protocol = u32::from((libc::ETH_P_ALL as u16).to_be());
+    let every_protocol = u32::from(ETH_P_ALL.to_be());
     let info = u32::from(filter.priority) << 16 | every_protocol;
     let mut body = message(ifindex, filter.handle, hook.parent(), info);
     append_attribute(&mut body, libc::TCA_KIND, b"bpf\0");
@@ -246,6 +246,8 @@ const CLSACT_HANDLE: u32 = 0xffff_0000;
 const RTM_NEWTFILTER: u16 = libc::RTM_NEWTFILTER;
 const RTM_DELTFILTER: u16 = libc::RTM_DELTFILTER;
 const RTM_GETTFILTER: u16 = libc::RTM_GETTFILTER;
+/// Filters for every protocol.
+const ETH_P_ALL: u16 = 3;
 /// `NLA_F_NESTED`.
 const NESTED: u16 = 1 << 15;
 /// `TCA_BPF_*` (`linux/pkt_cls.h`).
