@@ -104,6 +104,8 @@ fn absent(name: &'static str) -> Error {
 pub(crate) struct Run<'d> {
     /// Input for the program.
     pub(crate) data: &'d [u8],
+    /// The front of its context; what is missing is zero.
+    pub(crate) context: &'d [u8],
     /// How often.
     pub(crate) repeat: u32,
     /// BPF_F_TEST_*.
@@ -136,18 +138,24 @@ struct TestRun {
 
 const BPF_PROG_TEST_RUN: libc::c_int = 10;
 
-/// Runs a program through BPF_PROG_TEST_RUN. The descriptor is all the permission that is needed.
-pub(crate) fn run(program: BorrowedFd<'_>, run: Run<'_>) -> io::Result<()> {
+/// Runs a program through BPF_PROG_TEST_RUN, and returns what it returned. The descriptor is all the permission that is needed.
+pub(crate) fn run(program: BorrowedFd<'_>, run: Run<'_>) -> io::Result<u32> {
     let mut attr = TestRun {
         prog_fd: u32::try_from(program.as_fd().as_raw_fd()).unwrap_or(u32::MAX),
         data_size_in: u32::try_from(run.data.len()).unwrap_or(u32::MAX),
         data_in: run.data.as_ptr().expose_provenance() as u64,
+        ctx_size_in: u32::try_from(run.context.len()).unwrap_or(u32::MAX),
+        ctx_in: match run.context {
+            [] => 0,
+            context => context.as_ptr().expose_provenance() as u64,
+        },
         repeat: run.repeat,
         flags: run.flags,
         batch_size: run.batch,
         ..TestRun::default()
     };
-    // SAFETY: the attributes are as large as said; data_in leads to data_size_in bytes, which the kernel only reads.
+    // SAFETY: the attributes are as large as said; data_in leads to data_size_in bytes and ctx_in to ctx_size_in, which the kernel
+    // only reads.
     let result = unsafe {
         libc::syscall(
             libc::SYS_bpf,
@@ -159,5 +167,5 @@ pub(crate) fn run(program: BorrowedFd<'_>, run: Run<'_>) -> io::Result<()> {
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(())
+    Ok(attr.retval)
 }

@@ -119,12 +119,13 @@ impl Live {
             }
             let run = Run {
                 data: &self.template,
+                context: &[],
                 repeat: u32::try_from(left).unwrap_or(0),
                 flags: LIVE_FRAMES,
                 batch: BATCH,
             };
             match bpf::run(fd.as_fd(), run) {
-                Ok(()) => {}
+                Ok(_) => {}
                 // The program's own cursor says how far it came.
                 Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
                 Err(error) => return Err(error.raw_os_error().unwrap_or(libc::EIO)),

@@ -115,11 +115,14 @@ impl Tc {
         let fd = program.fd().map_err(|_| libc::EBADF)?;
         let run = Run {
             data: &[0; TEMPLATE],
+            context: &[],
             repeat: 1,
             flags: 0,
             batch: 0,
         };
-        bpf::run(fd.as_fd(), run).map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))
+        bpf::run(fd.as_fd(), run)
+            .map(drop)
+            .map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))
     }
 }
 
