@@ -37,8 +37,15 @@ pub(crate) mod code {
     pub(crate) const MSH: u16 = 0xa0;
     pub(crate) const X: u16 = 0x08;
     pub(crate) const A: u16 = 0x10;
+    pub(crate) const DIV: u16 = 0x30;
+    pub(crate) const LSH: u16 = 0x60;
+    pub(crate) const RSH: u16 = 0x70;
+    pub(crate) const NEG: u16 = 0x80;
+    pub(crate) const MOD: u16 = 0x90;
+    pub(crate) const XOR: u16 = 0xa0;
     pub(crate) const JA: u16 = 0x00;
     pub(crate) const JEQ: u16 = 0x10;
+    pub(crate) const JSET: u16 = 0x40;
     pub(crate) const TXA: u16 = 0x80;
 }
 
@@ -180,14 +187,14 @@ impl Machine {
             0x00 => self.a.wrapping_add(operand),
             0x10 => self.a.wrapping_sub(operand),
             0x20 => self.a.wrapping_mul(operand),
-            0x30 => self.a.checked_div(operand)?,
+            code::DIV => self.a.checked_div(operand)?,
             0x40 => self.a | operand,
             0x50 => self.a & operand,
-            0x60 => self.a.checked_shl(operand).unwrap_or(0),
-            0x70 => self.a.checked_shr(operand).unwrap_or(0),
-            0x80 => self.a.wrapping_neg(),
-            0x90 => self.a.checked_rem(operand)?,
-            0xa0 => self.a ^ operand,
+            code::LSH => self.a.checked_shl(operand).unwrap_or(0),
+            code::RSH => self.a.checked_shr(operand).unwrap_or(0),
+            code::NEG => self.a.wrapping_neg(),
+            code::MOD => self.a.checked_rem(operand)?,
+            code::XOR => self.a ^ operand,
             _ => return None,
         })
     }
@@ -201,7 +208,7 @@ impl Machine {
             code::JEQ => self.a == operand,
             0x20 => self.a > operand,
             0x30 => self.a >= operand,
-            0x40 => self.a & operand != 0,
+            code::JSET => self.a & operand != 0,
             _ => return None,
         };
         Some(usize::from(if holds { i.jt } else { i.jf }))

@@ -32,6 +32,14 @@ pub enum Error {
         /// What to do next.
         advice: &'static str,
     },
+    /// The expression cannot run in the kernel as eBPF.
+    #[error("filter {expression:?} cannot run in the kernel: {reason}")]
+    NotForKernel {
+        /// The text as it was given.
+        expression: String,
+        /// What stands in the way.
+        reason: &'static str,
+    },
     /// A VLAN tag that cannot be put on a frame.
     #[error(transparent)]
     Vlan(#[from] InvalidVlan),

@@ -11,6 +11,7 @@
 //! checked again in user space, see [`Filter::needs_user_check`].
 
 use crate::bpf::{self, Instruction, View, code};
+use crate::ebpf::{self, TailCalls};
 use crate::{Error, WireFrame};
 
 /// A return value that keeps the whole frame. libpcap would write its snapshot length of 65,535 there,
@@ -65,6 +66,13 @@ impl Filter {
             return Err(Error::OutsideFrame {
                 expression: expression.to_owned(),
                 advice: "use the option for the direction or the interface instead",
+            });
+        }
+        if program.iter().any(jumps_back) {
+            return Err(Error::Syntax {
+                expression: expression.to_owned(),
+                message: "it needs a loop".to_owned(),
+                advice: "protochain cannot be used; name the extension header or the protocol by proto",
             });
         }
         let vlan = if words(expression).any(|word| word == "vlan") {
@@ -138,6 +146,18 @@ impl Filter {
         (program.len() <= MAX_KERNEL_INSTRUCTIONS).then_some(program)
     }
 
+    /// A program for traffic control on an Ethernet interface, as instructions in the form of `struct bpf_insn`, in the byte order of
+    /// this machine. It tells frames apart exactly as [`Filter::matches`] does.
+    ///
+    /// # Errors
+    /// [`Error::NotForKernel`] with the reason.
+    pub fn classifier(&self, calls: &TailCalls) -> Result<Vec<[u8; 8]>, Error> {
+        ebpf::translate(&self.program, self.vlan, calls).map_err(|reason| Error::NotForKernel {
+            expression: self.expression.clone(),
+            reason,
+        })
+    }
+
     /// Whether the kernel may have let this frame through although it does not match.
     ///
     /// The frame must be as it was captured, before any edit.
@@ -165,6 +185,11 @@ fn loads_outside_frame(i: &Instruction) -> bool {
     let mode = i.code & 0xe0;
     (class == code::LD && mode == code::ABS || class == code::LDX && mode == code::MSH)
         && i.k >= OUTSIDE_FRAME
+}
+
+/// Only `protochain` makes loops, which the kernel never took for filters.
+fn jumps_back(i: &Instruction) -> bool {
+    i.code == code::JMP | code::JA && i.k.cast_signed() < 0
 }
 
 /// Compiles for Ethernet, with no device at hand, and rewrites the results to whole frames.

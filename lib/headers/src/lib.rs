@@ -37,6 +37,7 @@
 
 mod bpf;
 mod checksum;
+mod ebpf;
 mod edits;
 mod error;
 mod filter;
@@ -50,6 +51,7 @@ mod vlan;
 
 pub use bpf::Instruction;
 pub use checksum::{complete_checksum, has_partial_checksum};
+pub use ebpf::TailCalls;
 pub use edits::{Edited, Edits, VlanEdit};
 pub use error::{Error, InvalidVlan};
 pub use filter::{Filter, FilterVlan};

@@ -247,6 +247,7 @@ fn errors_say_what_is_wrong_and_what_to_do() {
         ("a\0b", "NUL"),
         ("inbound", "option for the direction"),
         ("ifname eth0", "option for the direction"),
+        ("ip6 protochain 6", "loop"),
     ] {
         let error = Filter::compile(expression, FilterVlan::Any).unwrap_err();
         let text = error.to_string();
