@@ -8,6 +8,7 @@
     reason = "a failed test may panic, and its numbers are small"
 )]
 
+mod filters;
 mod frames;
 mod program;
 mod random;
