@@ -1,6 +1,6 @@
-//! Compiles the eBPF programs in `bpf`.
+//! Compiles the eBPF programs in `bpf`, and those of tests.
 
 fn main() -> Result<(), fluxcap_bpf_build::Error> {
     fluxcap_bpf_build::compile_folder("bpf")?;
-    fluxcap_bpf_build::compile(&["tests/bpf/select.bpf.c"])
+    fluxcap_bpf_build::compile_folder("tests/bpf")
 }

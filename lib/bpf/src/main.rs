@@ -9,7 +9,12 @@ fn main() -> Result<(), Error> {
     packages.retain(|word| word != "--check");
     let check = packages.len() < all;
     for package in &packages {
-        renew(Path::new(package), "bpf", check)?;
+        let package = Path::new(package);
+        for folder in ["bpf", "tests/bpf"] {
+            if package.join(folder).is_dir() {
+                renew(package, folder, check)?;
+            }
+        }
     }
     Ok(())
 }
