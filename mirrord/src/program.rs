@@ -2,14 +2,16 @@
 //! setting, another one takes its place.
 
 use std::borrow::Cow;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-use aya::maps::{Array, MapData, ProgramArray};
-use aya::programs::{Program, SchedClassifier};
+use aya::maps::{Array, Map, MapData, ProgramArray};
+use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
-use fluxcap_headers::Sampler;
+use fluxcap_headers::{Filter, Sampler, TailCalls};
+use fluxcap_options::mirror_filter;
 use fluxcap_proto::v1::{MirrorFuse, MirrorRate, MirrorSpec, SampleMode};
 use fluxcap_service::realtime_ns;
+use fluxcap_socket::Classifier;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::error::Error;
@@ -64,6 +66,13 @@ impl Way {
         }
     }
 
+    fn number(self) -> u32 {
+        match self {
+            Way::In => 0,
+            Way::Out => 1,
+        }
+    }
+
     fn selected(self) -> &'static str {
         match self {
             Way::In => "selected_in",
@@ -71,6 +80,11 @@ impl Way {
         }
     }
 }
+
+/// Programs that call each other, by their numbers in bpf/mirror.bpf.c; the first two are by direction.
+const STAGE_FILTER: u32 = 0;
+const STAGE_SELECTED: u32 = 2;
+const STAGE_REJECTED: u32 = 4;
 
 /// Where the maps of a mirror have their names.
 #[derive(Debug, Clone, Copy)]
@@ -99,6 +113,18 @@ pub(crate) struct Plan<'s> {
 #[derive(Debug)]
 pub(crate) struct Generation {
     ebpf: Ebpf,
+}
+
+/// The pcap-filter of a plan, if it has one.
+fn filter(plan: Plan<'_>) -> Result<Option<Filter>, Error> {
+    let unsuitable = |problem: String| Err(Error::Unsuitable(problem));
+    match mirror_filter(plan.spec) {
+        Ok(Some(_)) if !plan.ethernet => {
+            unsuitable("a filter needs frames with Ethernet headers; use rules".to_owned())
+        }
+        Ok(filter) => Ok(filter),
+        Err(error) => unsuitable(error.to_string()),
+    }
 }
 
 impl Generation {
@@ -133,8 +159,8 @@ impl Generation {
         for way in plan.ways {
             generation.load_program(way.name())?;
         }
-        if !plan.spec.filter.is_empty() {
-            generation.load_stages(plan)?;
+        if let Some(filter) = filter(plan)? {
+            generation.load_stages(plan, &filter)?;
         }
         Ok(generation)
     }
@@ -162,29 +188,51 @@ impl Generation {
             .map_err(|error| Error::kernel("load the programs of a mirror", error))
     }
 
-    /// The programs that the pcap-filter calls.
-    fn load_stages(&mut self, plan: Plan<'_>) -> Result<(), Error> {
+    /// The pcap-filter, and the programs that it calls.
+    fn load_stages(&mut self, plan: Plan<'_>, filter: &Filter) -> Result<(), Error> {
         self.load_program("rejected")?;
         for way in plan.ways {
             self.load_program(way.selected())?;
+            self.set_stage(STAGE_SELECTED + way.number(), way.selected())?;
         }
-        let map = self
-            .ebpf
-            .take_map("stages")
-            .ok_or_else(|| absent("stages"))?;
-        let mut stages: ProgramArray<MapData> = map
-            .try_into()
-            .map_err(|error| Error::kernel("use a map", error))?;
-        for (stage, name) in [(2, "selected_in"), (3, "selected_out"), (4, "rejected")] {
-            if let Some(Program::SchedClassifier(program)) = self.ebpf.program(name)
-                && let Ok(fd) = program.fd()
-            {
-                stages
-                    .set(stage, fd, 0)
-                    .map_err(|error| Error::kernel("use a map", error))?;
-            }
+        self.set_stage(STAGE_REJECTED, "rejected")?;
+        let stages = match self.ebpf.map("stages") {
+            Some(Map::ProgramArray(stages)) => stages.fd().as_fd(),
+            _ => return Err(absent("stages")),
+        };
+        for way in plan.ways {
+            let calls = TailCalls {
+                programs: stages.as_raw_fd(),
+                matched: STAGE_SELECTED + way.number(),
+                refused: STAGE_REJECTED,
+            };
+            let instructions = filter
+                .classifier(&calls)
+                .map_err(|error| Error::Unsuitable(error.to_string()))?;
+            // The array keeps it.
+            Classifier::load("filter", &instructions)?
+                .put_into(stages, STAGE_FILTER + way.number())?;
         }
         Ok(())
+    }
+
+    fn set_stage(&mut self, stage: u32, name: &str) -> Result<(), Error> {
+        let refused = |error| Error::kernel("use a map", error);
+        let program: &SchedClassifier = self
+            .ebpf
+            .program(name)
+            .and_then(|program| program.try_into().ok())
+            .ok_or_else(|| absent(name))?;
+        let fd = program
+            .fd()
+            .and_then(|fd| Ok(fd.try_clone()?))
+            .map_err(|error| Error::kernel("load the programs of a mirror", error))?;
+        let map = self
+            .ebpf
+            .map_mut("stages")
+            .ok_or_else(|| absent("stages"))?;
+        let mut stages = ProgramArray::try_from(map).map_err(refused)?;
+        stages.set(stage, &fd, 0).map_err(refused)
     }
 
     /// Says where copies go. To a generation that somebody else has loaded, [`set_outlets`] says that.
@@ -296,7 +344,7 @@ impl Settings {
             ("device_count", outlets),
             ("relayed", u32::from(plan.relayed)),
             ("snaplen", spec.snaplen),
-            ("filtered", u32::from(!spec.filter.is_empty())),
+            ("filtered", u32::from(!spec.filter.trim().is_empty())),
         ];
         settings.add_sample(spec);
         settings.add_rate(&spec.rate.unwrap_or_default());

@@ -45,8 +45,8 @@ pub use io::{CaptureIo, TransmitIo, TunnelIo};
 pub use mirror::{
     AttachArg, BoundArgs, ClassicArgs, HookArg, MAX_DEVICES, MAX_RULES, MirrorArgs,
     MirrorTargetArgs, MirrorWork, OverlayArg, OverlayMtuArg, ProgramArgs, RateArg, RuleArg,
-    RulesFileArg, SelectionArgs, TargetArg, default_mirror_name, parse_rule, parse_rules,
-    rate_text, rule_text, validate_mirror,
+    RulesFileArg, SelectionArgs, TargetArg, default_mirror_name, mirror_filter, parse_rule,
+    parse_rules, rate_text, rule_text, validate_mirror,
 };
 pub use scheduling::{CpuList, LatencyArg, SchedulingArgs, ThreadArgs, validate_scheduling};
 pub use spec::{SpecError, validate_interfaces};

@@ -24,4 +24,4 @@ pub use classic::ClassicArgs;
 pub use rate::{RateArg, rate_text};
 pub use rule::{RuleArg, RulesFileArg, parse_rule, parse_rules, rule_text};
 pub use target::{MirrorWork, OverlayArg, TargetArg};
-pub use validate::{MAX_DEVICES, MAX_RULES, validate_mirror};
+pub use validate::{MAX_DEVICES, MAX_RULES, mirror_filter, validate_mirror};

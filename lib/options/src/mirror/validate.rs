@@ -39,7 +39,7 @@ pub fn validate_mirror(spec: &MirrorSpec) -> Result<(), SpecError> {
         }
     }
     validate_rules(&spec.rules)?;
-    validate_filter(spec)?;
+    mirror_filter(spec)?;
     validate_bounds(spec)?;
     validate_programs(spec)?;
     validate_scheduling(&spec.scheduling.clone().unwrap_or_default())
@@ -270,16 +270,20 @@ fn validate_rule(rule: &MirrorRule) -> Result<(), String> {
     Ok(())
 }
 
-fn validate_filter(spec: &MirrorSpec) -> Result<(), SpecError> {
+/// The pcap-filter of a spec, compiled, if there is one.
+///
+/// # Errors
+/// What libpcap says.
+pub fn mirror_filter(spec: &MirrorSpec) -> Result<Option<Filter>, SpecError> {
     if spec.filter.trim().is_empty() {
-        return Ok(());
+        return Ok(None);
     }
     let vlan = match spec.filter_vlan() {
         v1::FilterVlan::Unspecified | v1::FilterVlan::Any => FilterVlan::Any,
         v1::FilterVlan::Exact => FilterVlan::Exact,
     };
     Filter::compile(&spec.filter, vlan)
-        .map(|_| ())
+        .map(Some)
         .map_err(|error| SpecError::new("filter", error))
 }
 
