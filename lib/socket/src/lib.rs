@@ -18,6 +18,7 @@
 //!   TrafficControl  the clsact qdisc and BPF programs as its filters
 //!   LinkWatch      which interfaces exist, and what becomes of them (rtnetlink)
 //!   offloads()     what the driver does to frames before a capture sees them (ethtool)
+//!   XdpFeatures    whether the driver sends what XDP programs redirect to it (generic netlink)
 //!   place_thread() CPU and priority of a thread
 //!   Starvation   has a thread leave a CPU that others take for themselves
 //!   poll()         sleeps until one of several descriptors has something to say
@@ -80,6 +81,7 @@ mod tc;
 mod thread;
 mod transmit;
 mod tunnel;
+mod xdp_features;
 mod xsk;
 
 pub use block::{Block, Packet, Packets};
@@ -105,4 +107,5 @@ pub use tc::Tc;
 pub use thread::{Affinity, pin_thread, place_thread, set_thread_priority};
 pub use transmit::{Fate, MAX_OUTPUTS, Outgoing, SendReport, Transmitter};
 pub use tunnel::{Datagram, Datagrams, Transport, TunnelOptions, TunnelReceiver, TunnelSocket};
+pub use xdp_features::XdpFeatures;
 pub use xsk::{XdpBurst, XdpCapture, XdpPackets, Xsk};

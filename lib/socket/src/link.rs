@@ -28,6 +28,8 @@ pub struct Link {
     pub kind: String,
     /// How many users have asked for promiscuous mode.
     pub promiscuity: u32,
+    /// Identifier of the XDP program that is attached to it; 0: none, or several.
+    pub xdp_program: u32,
     /// Frames received, as the driver counts.
     pub rx_packets: u64,
     /// Bytes received.
@@ -88,6 +90,11 @@ impl Link {
                 let kind = info.find(|part| part.kind() == libc::IFLA_INFO_KIND);
                 self.kind = kind.map(|kind| text(kind.value())).unwrap_or_default();
             }
+            libc::IFLA_XDP => {
+                let mut parts = NlasIterator::new(value).map_while(Result::ok);
+                let program = parts.find(|part| part.kind() == IFLA_XDP_PROG_ID);
+                self.xdp_program = program.map_or(0, |program| word(program.value(), 0));
+            }
             libc::IFLA_STATS64 => self.take_statistics(value),
             libc::IFLA_PROP_LIST => {
                 let names = NlasIterator::new(value).map_while(Result::ok);
@@ -112,6 +119,7 @@ impl Link {
     }
 }
 
+const IFLA_XDP_PROG_ID: u16 = 4;
 const IFF_UP: u32 = 1;
 const IFF_LOWER_UP: u32 = 1 << 16;
 

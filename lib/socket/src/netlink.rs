@@ -1,4 +1,4 @@
-//! Requests to rtnetlink and the frame of its answers.
+//! Requests to rtnetlink and generic netlink, and the frame of their answers.
 
 use std::io;
 use std::net::IpAddr;
@@ -42,6 +42,8 @@ pub(crate) enum Message<'a> {
     NewNeighbour(&'a [u8]),
     /// RTM_NEWTFILTER and its payload.
     NewFilter(&'a [u8]),
+    /// A message of a family of generic netlink, from its `struct genlmsghdr` on.
+    Generic(&'a [u8]),
     /// The end of a dump.
     Done,
     /// An errno, positive; 0 is a confirmation.
@@ -56,15 +58,36 @@ pub(crate) struct Requests {
     socket: OwnedFd,
     sequence: u32,
     buffer: Box<[u8]>,
+    /// What the type of a message means, which each protocol says in its own way.
+    classify: Classify,
 }
 
+type Classify = for<'a> fn(&NetlinkBuffer<&'a [u8]>) -> Message<'a>;
+
 impl Requests {
+    /// For rtnetlink(7).
     pub(crate) fn open() -> io::Result<Requests> {
-        Ok(Requests {
-            socket: socket(0)?,
+        Ok(Requests::on(socket(0)?, classify))
+    }
+
+    /// For generic netlink.
+    pub(crate) fn open_generic() -> io::Result<Requests> {
+        let socket = bound(libc::NETLINK_GENERIC, 0)?;
+        Ok(Requests::on(socket, |message| match classify(message) {
+            Message::Done => Message::Done,
+            Message::Error(code) => Message::Error(code),
+            // The numbers of families are those that rtnetlink has given to other things.
+            _ => Message::Generic(message.payload()),
+        }))
+    }
+
+    fn on(socket: OwnedFd, classify: Classify) -> Requests {
+        Requests {
+            socket,
             sequence: 0,
             buffer: vec![0; BUFFER_BYTES].into(),
-        })
+            classify,
+        }
     }
 
     /// Sends a request and hands the messages of the answer to `take` until that says that the answer is complete. The flag
@@ -88,10 +111,10 @@ impl Requests {
                 detail: "a message is larger than 64 KiB",
             })?;
             let mut complete = false;
-            for (sequence, interrupted, message) in messages(datagram) {
+            for message in frames(datagram) {
                 // Others belong to a request that was given up.
-                if sequence == self.sequence {
-                    complete |= take(&message, interrupted)?;
+                if message.sequence_number() == self.sequence {
+                    complete |= take(&(self.classify)(&message), is_interrupted(&message))?;
                 }
             }
             if complete {
@@ -120,9 +143,13 @@ impl Requests {
     }
 }
 
-/// A socket that gets the messages of these groups (RTMGRP_*).
+/// A socket of rtnetlink that gets the messages of these groups (RTMGRP_*).
 pub(crate) fn socket(groups: i32) -> io::Result<OwnedFd> {
-    let socket = sys::socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE)?;
+    bound(libc::NETLINK_ROUTE, groups)
+}
+
+fn bound(protocol: i32, groups: i32) -> io::Result<OwnedFd> {
+    let socket = sys::socket(libc::AF_NETLINK, libc::SOCK_RAW, protocol)?;
     // SAFETY: sockaddr_nl is integers, all of which may be zero (its padding is private).
     let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
     address.nl_family = u16::try_from(libc::AF_NETLINK).unwrap_or_default();
@@ -217,9 +244,16 @@ fn append_name(body: &mut Vec<u8>, name: &str) -> Option<()> {
     Some(())
 }
 
-/// The messages of a datagram, each with its sequence number and whether a dump was interrupted by a
+/// The messages of a datagram of rtnetlink, each with its sequence number and whether a dump was interrupted by a
 /// change. A message with an impossible length ends the walk.
 pub(crate) fn messages(datagram: &[u8]) -> impl Iterator<Item = (u32, bool, Message<'_>)> {
+    frames(datagram).map(|message| {
+        let number = message.sequence_number();
+        (number, is_interrupted(&message), classify(&message))
+    })
+}
+
+fn frames(datagram: &[u8]) -> impl Iterator<Item = NetlinkBuffer<&[u8]>> {
     let mut rest = datagram;
     std::iter::from_fn(move || {
         let length = u32::from_ne_bytes(*rest.first_chunk()?) as usize;
@@ -228,9 +262,12 @@ pub(crate) fn messages(datagram: &[u8]) -> impl Iterator<Item = (u32, bool, Mess
         }
         let message = NetlinkBuffer::new_checked(rest.get(..length)?).ok()?;
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-        let interrupted = message.flags() & NLM_F_DUMP_INTR != 0;
-        Some((message.sequence_number(), interrupted, classify(&message)))
+        Some(message)
     })
+}
+
+fn is_interrupted(message: &NetlinkBuffer<&[u8]>) -> bool {
+    message.flags() & NLM_F_DUMP_INTR != 0
 }
 
 fn classify<'a>(message: &NetlinkBuffer<&'a [u8]>) -> Message<'a> {

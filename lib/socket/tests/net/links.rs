@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use fluxcap_socket::{Error, LinkEvent, LinkWatch, offloads, poll};
+use fluxcap_socket::{Error, LinkEvent, LinkWatch, XdpFeatures, offloads, poll};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::namespace::*;
@@ -252,5 +252,23 @@ fn offloads_follow_the_settings_of_the_driver() {
                 "{name}"
             );
         }
+    });
+}
+
+#[test]
+fn a_veth_takes_redirected_frames_while_its_other_end_has_gro() {
+    in_namespace(|| {
+        let (a, _b) = veth_pair();
+        let takes = || {
+            let features = XdpFeatures::of(a.index).unwrap();
+            // Linux 6.3.
+            features.is_none_or(XdpFeatures::takes_redirected)
+        };
+        run("ethtool", "-K b gro on");
+        assert!(takes());
+        run("ethtool", "-K b gro off");
+        assert!(XdpFeatures::of(a.index).unwrap().is_none() || !takes());
+        let error = XdpFeatures::of(9999).unwrap_err();
+        assert!(matches!(error, Error::System { .. }), "{error:?}");
     });
 }
