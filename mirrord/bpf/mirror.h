@@ -35,6 +35,8 @@ enum drop {
 	DROP_NOT_IP,		/* relay: the encapsulation carries IP packets only */
 	DROP_ENCAP_FAILED,	/* relay: no room for the outer header */
 	DROP_REDIRECT_FAILED,	/* relay, XDP: the way out refused it */
+	DROP_NOT_TAKEN,		/* XDP: the driver of the device takes no redirected frames */
+	DROP_NO_HEADROOM,	/* XDP: no room in front of the frame for a tag */
 };
 
 struct counters {
