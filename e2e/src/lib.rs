@@ -30,6 +30,7 @@ mod kit;
 mod lab;
 mod link;
 pub mod mirror;
+pub mod mirrord;
 mod netns;
 pub mod payload;
 mod ring;

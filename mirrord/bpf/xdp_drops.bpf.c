@@ -85,7 +85,7 @@ int flushed(__u64 *ctx)
 		*ended = 0;
 		count->drops[reason_of((int)ctx[4])] += drops;
 		count->mirrored -= drops;
-		output = bpf_map_lookup_elem(&outputs, &place);
+		output = bpf_map_lookup_elem(&output_frames, &place);
 		if (output) {
 			output->failed += drops;
 			output->frames -= drops;

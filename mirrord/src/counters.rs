@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::pins::Folder;
 
 /// Names of `enum drop`, in its order.
-const DROPS: [&str; 16] = [
+const DROPS: [&str; 18] = [
     "loop_guard",
     "expired",
     "fuse",
@@ -30,6 +30,8 @@ const DROPS: [&str; 16] = [
     "not_ip",
     "encap_failed",
     "redirect_failed",
+    "not_taken",
+    "no_headroom",
 ];
 
 /// Words of `struct counters`: eight, and a place for each reason.
@@ -263,7 +265,7 @@ pub(crate) fn array<V: Pod>(pins: &Folder, name: &str) -> Result<Array<MapData, 
     Map::Array(data).try_into().map_err(unreadable)
 }
 
-fn per_cpu<V: Pod>(pins: &Folder, name: &str) -> Result<PerCpuArray<MapData, V>, Error> {
+pub(crate) fn per_cpu<V: Pod>(pins: &Folder, name: &str) -> Result<PerCpuArray<MapData, V>, Error> {
     let data = MapData::from_pin(pins.path(name)).map_err(unreadable)?;
     Map::PerCpuArray(data).try_into().map_err(unreadable)
 }

@@ -47,6 +47,9 @@ pub(crate) enum Error {
     /// A link, a filter, an interface.
     #[error("{}", chain(.0))]
     Socket(#[from] fluxcap_socket::Error),
+    /// Rules that cannot be put into programs.
+    #[error("{}", chain(.0))]
+    Rules(#[from] crate::rules::Error),
     /// There is no such interface.
     #[error("interface {0} does not exist")]
     NoInterface(String),

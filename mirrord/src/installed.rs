@@ -20,18 +20,18 @@ use crate::program::{self, Generation, OWN, Places, Plan, Way, hash, own_pin};
 use crate::target::Outlet;
 
 /// Version of the maps' layouts: maps of another one are not taken over.
-const LAYOUT: u64 = 1;
+pub(crate) const LAYOUT: u64 = 1;
 
 /// What is noted in the kernel about the programs that are attached; `struct notes meta` of `bpf/mirror.h`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Meta {
-    layout: u64,
+pub(crate) struct Meta {
+    pub(crate) layout: u64,
     /// Fingerprints: of spec and programs together, and of parts of the spec.
     whole: u64,
     place: u64,
-    rules: u64,
-    devices: u64,
-    buffer: u64,
+    pub(crate) rules: u64,
+    pub(crate) devices: u64,
+    pub(crate) buffer: u64,
     ifindex: u64,
     /// Number of the maps of the generation.
     slot: u64,
@@ -41,7 +41,7 @@ struct Meta {
 
 impl Meta {
     /// What a generation for this spec at this interface is noted as.
-    fn new(spec: &MirrorSpec, link: &Link) -> Meta {
+    pub(crate) fn new(spec: &MirrorSpec, link: &Link) -> Meta {
         let of_kernel = MirrorSpec {
             scheduling: None,
             lifetime_ms: 0,
@@ -76,7 +76,8 @@ impl Meta {
         (self.layout, self.whole, self.ifindex) == (wanted.layout, wanted.whole, wanted.ifindex)
     }
 
-    fn read(folder: &Folder) -> Result<Meta, Error> {
+    /// What is noted; nothing when there is no note.
+    pub(crate) fn read(folder: &Folder) -> Result<Meta, Error> {
         if !folder.has("meta") {
             return Ok(Meta::default());
         }
@@ -109,7 +110,8 @@ impl Meta {
         })
     }
 
-    fn write(&self, folder: &Folder) -> Result<(), Error> {
+    /// Notes it.
+    pub(crate) fn write(&self, folder: &Folder) -> Result<(), Error> {
         let mut words = [0; 16];
         words[..9].copy_from_slice(&[
             self.layout,

@@ -16,6 +16,7 @@ mod rules;
 mod service;
 mod stats;
 mod target;
+mod xdp;
 
 use anyhow::Context;
 use args::Args;

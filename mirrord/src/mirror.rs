@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fluxcap_datapath::Placement;
-use fluxcap_proto::v1::{self, Latency, MirrorOutput, MirrorSpec, MirrorStatus};
+use fluxcap_proto::v1::{self, Hook, Latency, MirrorOutput, MirrorSpec, MirrorStatus};
 use fluxcap_service::{Refusal, Registry, State, realtime_ns};
 use fluxcap_socket::{LinkWatch, poll};
 
@@ -17,6 +17,7 @@ use crate::job::{MirrorJob, MirrorWorker};
 use crate::pins::{Folder, unescape};
 use crate::program::{Generation, Plan};
 use crate::target::{Target, target};
+use crate::xdp;
 
 /// Time between two looks at whether everything is still there.
 const LOOK: Duration = Duration::from_millis(250);
@@ -25,6 +26,9 @@ const DRAIN: Duration = Duration::from_secs(1);
 
 /// Copies traffic until the worker is asked to stop.
 pub(crate) fn run(job: &MirrorJob, worker: &MirrorWorker) {
+    if worker.spec().hook() == Hook::Xdp {
+        return xdp::run(job, worker);
+    }
     match Mirror::new(job, worker) {
         Ok(mut mirror) => mirror.run(),
         Err(error) => worker.set_state(State::Failed, error.explained().to_string()),
@@ -33,8 +37,12 @@ pub(crate) fn run(job: &MirrorJob, worker: &MirrorWorker) {
 
 /// Asks the kernel whether it would take the programs of this spec; nothing stays of them. Called where clients wait, before a
 /// mirror is made or changed.
-pub(crate) fn check(job: &MirrorJob, _name: &str, spec: &MirrorSpec) -> Result<(), Refusal> {
-    try_check(job, spec).map_err(|error| error.explained().into())
+pub(crate) fn check(job: &MirrorJob, name: &str, spec: &MirrorSpec) -> Result<(), Refusal> {
+    let checked = match spec.hook() {
+        Hook::Xdp => xdp::check(job, name, spec),
+        _ => try_check(job, spec),
+    };
+    checked.map_err(|error| error.explained().into())
 }
 
 fn try_check(job: &MirrorJob, spec: &MirrorSpec) -> Result<(), Error> {

@@ -77,6 +77,18 @@ impl Folder {
         Ok(folder)
     }
 
+    /// Whether a mirror has a folder.
+    pub(crate) fn is_there(root: &Path, name: &str) -> bool {
+        root.join(escape(name)).is_dir()
+    }
+
+    /// Removes all names in the folder of a mirror.
+    pub(crate) fn clear(&self) -> Result<(), Error> {
+        self.names()?
+            .iter()
+            .try_for_each(|(name, _)| self.remove(name))
+    }
+
     /// Nobody but its owner may look in: what is pinned can be changed by whoever can open it.
     fn close_to_others(&self) -> Result<(), Error> {
         rustix::fs::fchmod(&self.fd, Mode::RWXU)

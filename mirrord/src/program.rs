@@ -328,13 +328,13 @@ fn absent(name: &str) -> Error {
 
 /// The `const volatile` variables of `bpf/mirror.h`.
 #[derive(Debug, Default)]
-struct Settings {
+pub(crate) struct Settings {
     words: Vec<(&'static str, u32)>,
     longs: Vec<(&'static str, u64)>,
 }
 
 impl Settings {
-    fn new(plan: Plan<'_>) -> Settings {
+    pub(crate) fn new(plan: Plan<'_>) -> Settings {
         let spec = plan.spec;
         let mut settings = Settings::default();
         let outlets = u32::try_from(plan.outlets.len()).unwrap_or(0);
@@ -344,8 +344,10 @@ impl Settings {
             ("device_count", outlets),
             ("relayed", u32::from(plan.relayed)),
             ("snaplen", spec.snaplen),
-            ("filtered", u32::from(!spec.filter.trim().is_empty())),
         ];
+        if !spec.filter.trim().is_empty() {
+            settings.words.push(("filtered", 1));
+        }
         settings.add_sample(spec);
         settings.add_rate(&spec.rate.unwrap_or_default());
         settings.add_fuse(&spec.fuse.unwrap_or_default());
@@ -394,7 +396,7 @@ impl Settings {
         ]);
     }
 
-    fn configure<'s>(&'s self, loader: &mut EbpfLoader<'s>) {
+    pub(crate) fn configure<'s>(&'s self, loader: &mut EbpfLoader<'s>) {
         for (name, value) in &self.words {
             loader.override_global(name, value, true);
         }

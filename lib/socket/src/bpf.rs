@@ -27,7 +27,7 @@ pub(crate) fn load(
 }
 
 /// Gives back to the system what the loader has freed: the kernel's type information alone is some tens of megabytes once it is parsed.
-pub(crate) fn trim() {
+pub fn trim_memory() {
     // SAFETY: malloc_trim(3) takes an integer, and may be called at any time by any thread.
     #[cfg(target_env = "gnu")]
     unsafe {

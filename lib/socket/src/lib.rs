@@ -85,6 +85,7 @@ mod xdp_features;
 mod xsk;
 
 pub use block::{Block, Packet, Packets};
+pub use bpf::trim_memory;
 pub use bpf_link::{BpfLink, BpfLinkInfo, LinkHook, LinkOrder};
 pub use capture::{CaptureOptions, CaptureStatistics, PacketCapture, SockFilter};
 pub use classifier::{Classifier, run_classifier};

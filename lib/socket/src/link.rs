@@ -30,6 +30,8 @@ pub struct Link {
     pub promiscuity: u32,
     /// Identifier of the XDP program that is attached to it; 0: none, or several.
     pub xdp_program: u32,
+    /// That program runs behind the driver and not in it.
+    pub xdp_generic: bool,
     /// Frames received, as the driver counts.
     pub rx_packets: u64,
     /// Bytes received.
@@ -90,11 +92,7 @@ impl Link {
                 let kind = info.find(|part| part.kind() == libc::IFLA_INFO_KIND);
                 self.kind = kind.map(|kind| text(kind.value())).unwrap_or_default();
             }
-            libc::IFLA_XDP => {
-                let mut parts = NlasIterator::new(value).map_while(Result::ok);
-                let program = parts.find(|part| part.kind() == IFLA_XDP_PROG_ID);
-                self.xdp_program = program.map_or(0, |program| word(program.value(), 0));
-            }
+            libc::IFLA_XDP => self.take_xdp(value),
             libc::IFLA_STATS64 => self.take_statistics(value),
             libc::IFLA_PROP_LIST => {
                 let names = NlasIterator::new(value).map_while(Result::ok);
@@ -104,6 +102,16 @@ impl Link {
                     .collect();
             }
             _ => {}
+        }
+    }
+
+    fn take_xdp(&mut self, value: &[u8]) {
+        for part in NlasIterator::new(value).map_while(Result::ok) {
+            match part.kind() {
+                IFLA_XDP_ATTACHED => self.xdp_generic = part.value() == [XDP_ATTACHED_SKB],
+                IFLA_XDP_PROG_ID => self.xdp_program = word(part.value(), 0),
+                _ => {}
+            }
         }
     }
 
@@ -119,6 +127,8 @@ impl Link {
     }
 }
 
+const IFLA_XDP_ATTACHED: u16 = 2;
+const XDP_ATTACHED_SKB: u8 = 2;
 const IFLA_XDP_PROG_ID: u16 = 4;
 const IFF_UP: u32 = 1;
 const IFF_LOWER_UP: u32 = 1 << 16;

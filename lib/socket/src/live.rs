@@ -92,7 +92,7 @@ impl Live {
             .attach(anchor.name(), XdpMode::Skb)
             .map_err(bpf::failed("attach an XDP program", TRACE))?;
         drop(btf);
-        bpf::trim();
+        bpf::trim_memory();
         Ok(Live {
             ebpf,
             outputs,

@@ -45,7 +45,7 @@ impl Tc {
         program
             .load()
             .map_err(bpf::failed("load a BPF program for traffic control", LOAD))?;
-        bpf::trim();
+        bpf::trim_memory();
         Ok(Tc {
             ebpf,
             area,

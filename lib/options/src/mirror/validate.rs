@@ -317,6 +317,7 @@ fn validate_programs(spec: &MirrorSpec) -> Result<(), SpecError> {
             }
             (_, Attach::Tcx | Attach::Clsact) => refuse("attach", "is for hook tc"),
             _ if placed => refuse("order", "is for hook tc"),
+            _ if !spec.filter.is_empty() => refuse("filter", "is for hook tc: use rules"),
             _ => Ok(()),
         };
     }
