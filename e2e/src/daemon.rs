@@ -139,7 +139,7 @@ fn sweep_leftovers() {
 pub struct Daemon {
     name: String,
     args: Vec<String>,
-    /// Capabilities that it has to do without.
+    /// Capabilities that it has to do without, as setpriv(1) takes them.
     without: Vec<String>,
     /// What it sees as /etc/hosts.
     hosts: Option<PathBuf>,
@@ -188,6 +188,24 @@ impl Daemon {
     ) -> Daemon {
         let mut daemon = Daemon::new(name, netns, dirs, args);
         daemon.without = capabilities.iter().map(|name| format!("-{name}")).collect();
+        daemon.launch(&dirs.logs());
+        daemon.wait_ready();
+        daemon
+    }
+
+    /// The same with these capabilities and no other.
+    #[must_use]
+    #[track_caller]
+    pub fn start_with_only(
+        name: &str,
+        netns: &Netns,
+        dirs: &Dirs,
+        args: &[&str],
+        capabilities: &[&str],
+    ) -> Daemon {
+        let mut daemon = Daemon::new(name, netns, dirs, args);
+        let wanted = capabilities.iter().map(|name| format!("+{name}"));
+        daemon.without = ["-all".to_owned()].into_iter().chain(wanted).collect();
         daemon.launch(&dirs.logs());
         daemon.wait_ready();
         daemon

@@ -26,6 +26,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Where bpffs is mounted.
 const BPFFS: &str = "/sys/fs/bpf";
 
+/// How a daemon is started: [`Daemon::start`] or a closure over its kin.
+pub type StartDaemon = fn(&str, &Netns, &Dirs, &[&str]) -> Daemon;
+
 /// A bridge that forwards production traffic from `eth0` to `eth1`, and `mon0` where copies go, each with a wire to a namespace outside.
 ///
 /// ```text
@@ -152,6 +155,19 @@ impl MirrorLab {
             dirs,
             bpffs,
         }
+    }
+
+    /// Starts another mirrord, with these arguments, in the place of the one that has ended.
+    #[track_caller]
+    pub fn start_mirrord(&mut self, args: &[&str], start: StartDaemon) {
+        let path = self
+            .bpffs
+            .path()
+            .to_str()
+            .expect("a path of ASCII")
+            .to_owned();
+        let args = [&["--bpffs", path.as_str()], args].concat();
+        self.mirrord = start("mirrord", &self.host, &self.dirs, &args);
     }
 
     /// Makes a mirror and waits until it runs.
