@@ -325,6 +325,9 @@ impl<'w> Mirror<'w> {
                 ));
             }
         }
+        if !self.spec.filter.trim().is_empty() {
+            details.filter_at = "kernel".to_owned();
+        }
         details.outputs = self.outputs();
         for output in details.outputs.iter().filter(|o| !o.reason.is_empty()) {
             reasons.push(output.reason.clone());
