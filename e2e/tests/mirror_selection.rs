@@ -1,5 +1,11 @@
 //! What mirrors select, on real interfaces: by rules and by pcap-filter, over changes, and while mirrord is dead.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a failed test may panic, and its numbers are small"
+)]
+
 #[path = "../../mirrord/tests/matrix/frames.rs"]
 #[expect(dead_code, reason = "tags held apart are made by the kernel here")]
 mod frames;
