@@ -74,6 +74,11 @@ pub(crate) fn start_lifetime(spec: &mut MirrorSpec) {
     };
 }
 
+/// Whether the time of a mirror is over.
+pub(crate) fn is_over(spec: &MirrorSpec) -> bool {
+    spec.expires_ns != 0 && realtime_ns() >= spec.expires_ns
+}
+
 /// Whether two specs are equal but for the time at which the mirror ends, which clients do not set.
 pub(crate) fn same_request(a: &MirrorSpec, b: &MirrorSpec) -> bool {
     MirrorSpec {
@@ -106,7 +111,7 @@ pub(crate) fn put(
     start_lifetime(&mut spec);
     if let Ok(existing) = mirrors.get(name) {
         let kept = existing.spec();
-        if same_request(&kept, &spec) {
+        if same_request(&kept, &spec) && !is_over(&kept) {
             return Ok(());
         }
         if !same_place(&kept, &spec) {

@@ -1,12 +1,15 @@
 //! The gRPC service of mirrord: messages in, registry calls, messages out.
 
-use crate::job::{MirrorJob, MirrorWorker, fill_in, same_place, same_request, start_lifetime};
+use crate::job::{
+    MirrorJob, MirrorWorker, fill_in, is_over, same_place, same_request, start_lifetime,
+};
 use crate::mirror;
 use fluxcap_proto::v1::{self, mirror_service_server::MirrorService};
 use fluxcap_service::{
     Job, Refusal, Registry, WatchStream, Watches, apply_mask, blocking, interval_stream,
     realtime_ns,
 };
+use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
 /// `fluxcap.v1.MirrorService` over the mirrors of this daemon.
@@ -36,24 +39,32 @@ fn to_message(worker: &MirrorWorker) -> v1::Mirror {
     }
 }
 
-/// The spec to create. The time of its end begins now, unless there is such a mirror already.
-fn wanted(
+/// Makes a mirror. The time of its end begins now, unless there is such a mirror already; one whose time is over begins again.
+fn create(
     mirrors: &Registry<MirrorJob>,
     name: &str,
     mut spec: v1::MirrorSpec,
-) -> Result<v1::MirrorSpec, Refusal> {
+    validate_only: bool,
+) -> Result<Arc<MirrorWorker>, Refusal> {
     fill_in(&mut spec);
     if let Ok(existing) = mirrors.get(name) {
-        let existing = existing.spec();
-        if same_request(&existing, &spec) {
-            return Ok(v1::MirrorSpec::clone(&existing));
+        let kept = existing.spec();
+        if !same_request(&kept, &spec) {
+            // It differs, and is refused.
+            return mirrors.create(name, spec, validate_only);
         }
-        // It differs, and is refused.
-        return Ok(spec);
+        if !is_over(&kept) {
+            return Ok(existing);
+        }
+        let again = |spec: &mut v1::MirrorSpec| {
+            start_lifetime(spec);
+            Ok(())
+        };
+        return mirrors.update(name, again, validate_only);
     }
     start_lifetime(&mut spec);
     check(mirrors, name, &spec)?;
-    Ok(spec)
+    mirrors.create(name, spec, validate_only)
 }
 
 /// A spec with the fields that `paths` name taken from `new`. The time of its end begins again when it is among them.
@@ -94,8 +105,8 @@ impl MirrorService for MirrorApi {
     ) -> Result<Response<v1::CreateMirrorResponse>, Status> {
         let (mirrors, request) = (self.mirrors.clone(), request.into_inner());
         let worker = blocking(move || {
-            let spec = wanted(&mirrors, &request.name, request.spec.unwrap_or_default())?;
-            mirrors.create(&request.name, spec, request.validate_only)
+            let spec = request.spec.unwrap_or_default();
+            create(&mirrors, &request.name, spec, request.validate_only)
         })
         .await?;
         Ok(Response::new(v1::CreateMirrorResponse {
@@ -181,3 +192,6 @@ impl MirrorService for MirrorApi {
         )?))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -75,7 +75,14 @@ impl Job for Echo {
     fn removed(&self, name: &str, _: &Spec) {
         lock(&self.removed).push(name.to_owned());
     }
+
+    fn kept(&self, spec: &Spec) -> bool {
+        spec.port != FLEETING
+    }
 }
+
+/// A worker with this port does not come back.
+const FLEETING: u32 = 9999;
 
 fn spec(port: u32) -> Spec {
     Spec { port, behaviour: 0 }
@@ -365,6 +372,31 @@ fn specs_come_back_after_a_restart_and_bad_ones_are_kept_as_failed() {
         .expect("mend");
     until("running", || bad.state().0 == State::Running);
     second.stop(Duration::from_secs(5));
+}
+
+#[test]
+fn what_is_not_to_be_kept_does_not_come_back() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let first = registry(store(dir.path()));
+    first.create("a", spec(1), false).expect("create");
+    first.create("b", spec(FLEETING), false).expect("create");
+    first.stop(Duration::from_secs(5));
+    let second = registry(store(dir.path()));
+    let names = |registry: &Registry<Echo>| {
+        let workers = registry.list();
+        workers
+            .iter()
+            .map(|it| it.name().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(names(&second), ["a"]);
+    let fleeting = |spec: &mut Spec| {
+        spec.port = FLEETING;
+        Ok(())
+    };
+    second.update("a", fleeting, false).expect("update");
+    second.stop(Duration::from_secs(5));
+    assert!(names(&registry(store(dir.path()))).is_empty());
 }
 
 #[test]
