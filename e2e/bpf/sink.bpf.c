@@ -146,6 +146,14 @@ static __always_inline int judge(const struct stamp *stamp, __u32 len)
 	return s->pass != 0;
 }
 
+/* What it costs to get rid of a frame before a socket buffer is made of it. */
+SEC("xdp")
+int drop_xdp(struct xdp_md *ctx)
+{
+	(void)ctx;
+	return XDP_DROP;
+}
+
 SEC("xdp")
 int sink_xdp(struct xdp_md *ctx)
 {

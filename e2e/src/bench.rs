@@ -19,6 +19,7 @@ pub mod machine;
 pub mod options;
 pub mod plan;
 pub mod plot;
+pub mod production;
 pub mod report;
 pub mod results;
 pub mod run;

@@ -80,11 +80,20 @@ impl Mirrord {
     /// When it does not end.
     #[track_caller]
     pub fn delete(&self, name: &str) {
+        let deleted = self.try_delete(name);
+        deleted.unwrap_or_else(|error| panic!("cannot delete {name}: {error:?}"));
+    }
+
+    /// Ends a mirror, if there is such a one.
+    ///
+    /// # Errors
+    /// What mirrord says.
+    #[track_caller]
+    pub fn try_delete(&self, name: &str) -> Result<(), Refusal> {
         let request = DeleteMirrorRequest {
             name: name.to_owned(),
         };
-        let deleted = self.call(async |mut client| client.delete_mirror(request).await.map(drop));
-        deleted.unwrap_or_else(|error| panic!("cannot delete {name}: {error:?}"));
+        self.call(async |mut client| client.delete_mirror(request).await.map(drop))
     }
 
     /// What a mirror tells of itself.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use clap::Parser;
 
-use crate::bench::plan::{Cell, Effort, FULL, Part, QUICK, plan, soak, tunnels};
-use crate::bench::tunnel;
+use crate::bench::plan::{Cell, Effort, FULL, PRODUCTION_ROUNDS, Part, QUICK, plan, soak, tunnels};
+use crate::bench::{production, tunnel};
 
 /// Measures fluxcap and others side by side, in network namespaces of its own. Writes bench.json, bench.md, cpu.svg and rate.svg.
 #[derive(Clone, Debug, Parser)]
@@ -79,13 +79,32 @@ impl Options {
             cell.rounds = self.rounds.unwrap_or(cell.rounds);
         }
         cells.retain(|cell| {
+            // In a run of everything, mirrors stand beside the others.
+            let asked = cell.part != Part::Mirror || self.only.contains(&Part::Mirror);
             self.wants(cell.part)
+                && asked
                 && is_in(&self.shapes, &cell.shape.to_string())
                 && is_in(&self.peers, cell.peer.name())
                 && !cell.systems.is_empty()
                 && !cell.mixes.is_empty()
         });
         cells
+    }
+
+    /// How often is measured what mirrors cost those whose traffic they copy.
+    #[must_use]
+    pub fn production_rounds(&self) -> usize {
+        let [along, asked] = PRODUCTION_ROUNDS;
+        let is_asked = self.only.contains(&Part::Mirror);
+        let named = [&self.shapes, &self.sizes, &self.peers, &self.systems];
+        let elsewhere = named.iter().any(|list| !list.is_empty())
+            && !self.shapes.iter().any(|shape| shape == production::SHAPE);
+        match (self.wants(Part::Mirror) && !elsewhere, is_asked) {
+            (false, _) => 0,
+            (true, true) => self.rounds.unwrap_or(asked),
+            (true, false) if self.quick => 0,
+            (true, false) => self.rounds.unwrap_or(along),
+        }
     }
 
     /// The cells of tunnels that are wanted. Their shape is the kind of tunnel.
@@ -183,6 +202,24 @@ mod tests {
             ),
             (1, 1, 1, 1)
         );
+    }
+
+    #[test]
+    fn mirrors_have_their_own_cells_only_when_they_are_asked_for() {
+        let parse = |args: &[&str]| Options::parse_from([&["bench"], args].concat());
+        let own = |args: &[&str]| {
+            let cells = parse(args).cells();
+            cells.iter().any(|cell| cell.part == Part::Mirror)
+        };
+        assert!(!own(&[]) && own(&["--only", "mirror"]));
+        let rounds = |args: &[&str]| parse(args).production_rounds();
+        assert_eq!(
+            [rounds(&[]), rounds(&["--only", "mirror"])],
+            PRODUCTION_ROUNDS
+        );
+        assert_eq!(rounds(&["--only", "rate"]), 0);
+        assert_eq!(rounds(&["--only", "mirror", "--sizes", "64"]), 0);
+        assert_eq!(rounds(&["--shapes", "production", "--rounds", "2"]), 2);
     }
 
     #[test]

@@ -45,6 +45,8 @@ pub enum Part {
     Idle,
     /// CPU of tunnels, beside a loop of sendto(2).
     Tunnel,
+    /// Mirrors: replication beside tc mirred, and what they cost those whose traffic they copy.
+    Mirror,
     /// The ring alone against memcpy.
     Ring,
 }
@@ -149,6 +151,10 @@ const RX_XDP: System = System::Fluxcap {
 };
 const C: System = System::FluxcapC;
 const MIRRED: System = System::Mirred;
+/// Replication in the driver's receive path.
+const MIRROR: System = System::Mirror { xdp: true };
+/// Copies at traffic control, beside the host's own use of the frames.
+const MIRROR_TC: System = System::Mirror { xdp: false };
 
 const ONE_ONE: Shape = Shape::new(1, 1);
 const ONE_TWO: Shape = Shape::new(1, 2);
@@ -178,10 +184,10 @@ use Peer::{Gro, Plain, Xdp};
 #[rustfmt::skip]
 const FULL_PLAN: &[Row] = &[
     (Part::Rate, ONE_TWO, Xdp, &[B64], &[AUTO, SENDMMSG, SENDMMSG_EACH, C], &[Rate], 3),
-    (Part::Rate, ONE_TWO, Xdp, &[B64], &[RX_XDP, TC, AF_XDP, MIRRED], &[Rate], 1),
+    (Part::Rate, ONE_TWO, Xdp, &[B64], &[RX_XDP, TC, AF_XDP, MIRRED, MIRROR], &[Rate], 1),
     (Part::Rate, ONE_TWO, Xdp, &[B64], &[AUTO, SENDMMSG, C, MIRRED], &[Fixed], 1),
     (Part::Rate, ONE_TWO, Xdp, &[B512, B1514], &[AUTO, C], &[Rate], 3),
-    (Part::Rate, ONE_TWO, Xdp, &[B512, B1514], &[RX_XDP, TC, AF_XDP, SENDMMSG, MIRRED], &[Rate], 1),
+    (Part::Rate, ONE_TWO, Xdp, &[B512, B1514], &[RX_XDP, TC, AF_XDP, SENDMMSG, MIRRED, MIRROR], &[Rate], 1),
     (Part::Rate, ONE_TWO, Xdp, &[IMIX], &[AUTO, C, MIRRED], &[Rate], 1),
     (Part::Rate, ONE_TWO, Gro, &[B64, B1514], &[AUTO, C], &[Rate], 3),
     (Part::Rate, ONE_TWO, Gro, &[B64, B1514], &[RX_XDP], &[Rate], 1),
@@ -195,6 +201,7 @@ const FULL_PLAN: &[Row] = &[
     (Part::Check, ONE_TWO, Gro, &[IMIX], &[LIVE, TC, AF_XDP, SENDMMSG], &[Check], 1),
     (Part::Check, ONE_TWO, Plain, &[IMIX], &[TC, AF_XDP, SENDMMSG], &[Check], 1),
     (Part::Idle, ONE_TWO, Xdp, &[B64], &[AUTO, LOW], &[Idle], 1),
+    (Part::Mirror, ONE_TWO, Xdp, &[B64, B512, B1514], &[MIRROR, MIRRED, C, AUTO, MIRROR_TC], &[Rate], 3),
 ];
 
 #[rustfmt::skip]
@@ -252,6 +259,9 @@ const TUNNEL_PLAN: &[TunnelRow] = &[
 const QUICK_TUNNEL_PLAN: &[TunnelRow] = &[
     (Xdp, &[TUNNEL_SIZES[0]], &[Way::Loop, Way::Send("auto"), Way::Send("sendmmsg"), Way::Receive], 1),
 ];
+
+/// Rounds of what mirrors cost those whose traffic they copy, in a run of everything and when it is asked for.
+pub const PRODUCTION_ROUNDS: [usize; 2] = [1, 3];
 
 /// All cells of tunnels.
 #[must_use]

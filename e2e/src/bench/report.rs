@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::bench::frame::MIXES;
 use crate::bench::plan::{FIXED_RATE, LATENCY_RATES};
 use crate::bench::plot::{Line, chart};
+use crate::bench::production::ALONE;
 use crate::bench::results::{Case, Results, Summary, figure};
 use crate::bench::run::{OVERLOAD, SOAK_SHARE, short};
 use crate::bench::targets::verdicts;
@@ -144,6 +145,7 @@ fn markdown(results: &Results) -> String {
     text += &targets(results);
     text += &rates(results);
     text += &tunnels(results);
+    text += &production(results);
     text += &latencies(results);
     text += &overloads(results);
     text += &others(results);
@@ -188,9 +190,7 @@ fn targets(results: &Results) -> String {
     };
     section(
         "Targets",
-        &format!(
-            "All of 1 -> 2, but for tunnels. Replication in the kernel is not part of this bench.{without}"
-        ),
+        &format!("All of 1 -> 2, but for tunnels.{without}"),
         &["what", "size", "target", "measured", ""],
         rows,
     )
@@ -305,6 +305,46 @@ fn tunnels(results: &Results) -> String {
             "system",
             "CPU ns/frame",
             "of the loop",
+        ],
+        rows.collect(),
+    )
+}
+
+/// What mirrors cost those whose traffic they copy.
+fn production(results: &Results) -> String {
+    let cases = results.cases_with(figure::CPU_PRODUCTION);
+    let alone = |case: &Case, name: &str| results.of_other(case, ALONE, name);
+    let rows = cases.iter().map(|case| {
+        let get = |name: &str| results.summary(case, name);
+        let (cpu, rate) = (get(figure::CPU_PRODUCTION), get(figure::RATE_PRODUCTION));
+        let more = cpu.zip(alone(case, figure::CPU_PRODUCTION));
+        let share = rate.zip(alone(case, figure::RATE_PRODUCTION));
+        vec![
+            case.system.clone(),
+            cpu.map_or(String::new(), |cpu| ranged(cpu, 1.0)),
+            more.map_or(String::new(), |(cpu, alone)| {
+                format!("{:+.0}", cpu.median - alone)
+            }),
+            rate.map_or(String::new(), |rate| ranged(rate, 1e3)),
+            share.map_or(String::new(), |(rate, alone)| {
+                format!("{:.2}", rate.median / alone)
+            }),
+        ]
+    });
+    section(
+        "What mirrors cost those whose traffic they copy",
+        &format!(
+            "64 B, UDP in IPv4, 64 flows, through a bridge with a mirror at its input (ingress) or its output (egress). CPU of the whole machine for each frame at {} kpps, \
+            the source and what the collector's end does included; what gets through when more is offered. `to nothing`: a rule with networks, \
+            ports and a protocol that selects no frame.",
+            FIXED_RATE / 1e3
+        ),
+        &[
+            "mirror",
+            "CPU ns/frame",
+            "more than none",
+            "kpps through",
+            "of none",
         ],
         rows.collect(),
     )
@@ -481,6 +521,8 @@ fn method() -> String {
     always holds back apart; that delay counts as time. A trial that loses frames is made again once, since other guests of the machine can be the cause. `>=`: the source could not offer more.\n\
     - CPU per frame: time that all CPUs of the machine are not idle (/proc/stat) nor with processes of others, per input frame, less the same with the same load and no system. It holds capture, copying, sending, the veth \
     and what the far end does; not the source and the way to the input's socket buffer.\n\
+    - `fluxcap mirror xdp` takes frames before the input's end of the wire makes socket buffers of them, so what is taken off there is the same load dropped by an XDP program \
+    at the input; with the other baseline its CPU would be less than it is.\n\
     - Tunnels: CPU per frame as above. Taken off is what the same load costs without the tunnel: frames published in a ring that nobody reads, a loop that \
     sends nothing, packets that arrive for another host. The sent side holds reading the ring, encapsulation, sending, the veth and the far end's program, which counts \
     packets and bytes; the received side holds the host's IP stack, the socket, decapsulation and writing the ring.\n\

@@ -18,6 +18,10 @@ pub mod figure {
     pub const CPU_FIXED: &str = "cpu_fixed";
     /// CPU per frame of a tunnel, or of the loop that it is compared with, at the fixed rate.
     pub const CPU_TUNNEL: &str = "cpu_tunnel";
+    /// CPU per frame that passes a bridge, of the whole machine, at the fixed rate.
+    pub const CPU_PRODUCTION: &str = "cpu_production";
+    /// Frames per second that pass a bridge when more are offered.
+    pub const RATE_PRODUCTION: &str = "rate_production";
     /// Memory of all processes (PSS).
     pub const MEMORY: &str = "memory";
     /// Share of a CPU that the busiest of idle daemons uses.

@@ -14,6 +14,7 @@ use crate::bench::machine::{cpu_of, memory_of, others};
 use crate::bench::plan::{Cell, Effort, FIXED_RATE, LATENCY_RATES, Measure};
 use crate::bench::results::{Case, Sample, figure};
 use crate::bench::search::{Found, Length, Search, search};
+use crate::bench::sink::Dropper;
 use crate::bench::system::{Running, System};
 use crate::bench::trial::{self, Outcome, Trial};
 use crate::bench::{stress, trial::run};
@@ -188,17 +189,31 @@ impl Turn<'_> {
         );
         drop(running);
         for (figure, trial, outcome) in std::mem::take(&mut self.unpaid) {
-            let known = self.fixed_baseline.take_if(|_| figure == figure::CPU_FIXED);
-            let baseline = match known {
+            let own = self.system.takes_input();
+            let mut known = self
+                .fixed_baseline
+                .take_if(|_| figure == figure::CPU_FIXED && !own);
+            let baseline = match known.take() {
                 Some(baseline) => baseline,
-                None => trial::run_baseline(self.bed, trial)?,
+                None => self.baseline(trial)?,
             };
             self.set(figure, outcome.cpu_ns(&baseline));
-            if figure == figure::CPU_FIXED {
+            if figure == figure::CPU_FIXED && !own {
                 *self.fixed_baseline = Some(baseline);
             }
         }
         Ok(())
+    }
+
+    /// The same load without the system, with what the system spares left out.
+    fn baseline(&mut self, trial: Trial) -> Result<Outcome> {
+        let inputs = self.bed.shape.input_names();
+        let droppers = inputs
+            .iter()
+            .filter(|_| self.system.takes_input())
+            .map(|input| Dropper::attach(&self.bed.host, input));
+        let _droppers: Vec<Dropper> = droppers.collect::<Result<_>>()?;
+        trial::run_baseline(self.bed, trial)
     }
 
     fn set(&mut self, figure: &str, number: f64) {

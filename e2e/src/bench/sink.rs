@@ -134,6 +134,35 @@ impl Sink {
     }
 }
 
+/// An XDP program that drops every frame, as long as this value exists.
+pub struct Dropper {
+    _ebpf: Ebpf,
+}
+
+impl std::fmt::Debug for Dropper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Dropper").finish_non_exhaustive()
+    }
+}
+
+impl Dropper {
+    /// Attaches it to interface `device` of `netns`.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn attach(netns: &Netns, device: &str) -> Result<Dropper> {
+        let object = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sink.bpf.o"));
+        let mut ebpf = EbpfLoader::new().btf(None).load(object)?;
+        let program: &mut Xdp = ebpf
+            .program_mut("drop_xdp")
+            .context("no program")?
+            .try_into()?;
+        program.load()?;
+        netns.run(|| program.attach(device, XdpMode::Driver).map(drop))?;
+        Ok(Dropper { _ebpf: ebpf })
+    }
+}
+
 fn attach_xdp(ebpf: &mut Ebpf, device: &str) -> Result<()> {
     let program: &mut Xdp = ebpf
         .program_mut("sink_xdp")

@@ -2,6 +2,7 @@
 
 mod fluxcap;
 mod mirred;
+mod mirrord;
 mod process;
 
 use std::fmt;
@@ -9,12 +10,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
+use fluxcap_proto::v1::Hook;
 
 use crate::bench::bed::{Bed, Shape};
 use crate::bench::trial::{self, Trial};
 
 pub use fluxcap::{Books, Fluxcap};
 pub(crate) use mirred::Mirred;
+pub(crate) use mirrord::{Mirror, begin};
 pub(crate) use process::{Processes, must_succeed};
 
 /// Names the binary of fluxcap 3.2.
@@ -39,6 +42,11 @@ pub enum System {
     },
     /// fluxcap 3.2, in C.
     FluxcapC,
+    /// mirrord, in the driver's receive path (XDP) or at traffic control.
+    Mirror {
+        /// XDP.
+        xdp: bool,
+    },
     /// `tc ... action mirred`, in the kernel.
     Mirred,
     /// daemonlogger, from one interface to another.
@@ -65,13 +73,19 @@ impl System {
         matches!(self, System::Fluxcap { .. })
     }
 
+    /// Whether it takes frames before a socket buffer is made of them: then that is nothing that the load costs anyhow.
+    #[must_use]
+    pub fn takes_input(self) -> bool {
+        matches!(self, System::Mirror { xdp: true })
+    }
+
     /// Whether it can connect interfaces in this way.
     #[must_use]
     pub fn can(self, shape: Shape) -> bool {
         match self {
             System::Daemonlogger | System::Tcpbridge => shape.inputs == 1 && shape.outputs == 1,
             System::Fluxcap { one_each, .. } => !one_each || shape.outputs > 1,
-            System::FluxcapC | System::Mirred => true,
+            System::FluxcapC | System::Mirror { .. } | System::Mirred => true,
         }
     }
 
@@ -83,7 +97,9 @@ impl System {
             System::FluxcapC => 200,
             // libpcap's time-out.
             System::Daemonlogger => 600,
-            System::Fluxcap { .. } | System::Mirred | System::Tcpbridge => 20,
+            System::Fluxcap { .. } | System::Mirror { .. } | System::Mirred | System::Tcpbridge => {
+                20
+            }
         })
     }
 
@@ -95,7 +111,7 @@ impl System {
             (!found).then(|| format!("{program} is not installed"))
         };
         match self {
-            System::Fluxcap { .. } => None,
+            System::Fluxcap { .. } | System::Mirror { .. } => None,
             System::FluxcapC => match c_binary() {
                 None => Some(format!("{C_VARIABLE} does not name its binary")),
                 Some(path) if !path.exists() => Some(format!("{} is not there", path.display())),
@@ -120,6 +136,10 @@ impl System {
                 rx_xdp,
             } => Running::Fluxcap(Box::new(Fluxcap::start(bed, io, one_each, low, rx_xdp)?)),
             System::FluxcapC => Running::Processes(process::fluxcap_c(bed)?),
+            System::Mirror { xdp } => {
+                let hook = if xdp { Hook::Xdp } else { Hook::Tc };
+                Running::Mirror(Box::new(Mirror::start(bed, hook)?))
+            }
             System::Mirred => Running::Kernel(Mirred::start(bed)?),
             System::Daemonlogger => Running::Processes(process::daemonlogger(bed)?),
             System::Tcpbridge => Running::Processes(process::tcpbridge(bed)?),
@@ -144,6 +164,8 @@ impl fmt::Display for System {
                 write!(f, "fluxcap {io}{each}{low}{rx}")
             }
             System::FluxcapC => write!(f, "fluxcap 3.2"),
+            System::Mirror { xdp: true } => write!(f, "fluxcap mirror xdp"),
+            System::Mirror { xdp: false } => write!(f, "fluxcap mirror tc"),
             System::Mirred => write!(f, "tc mirred"),
             System::Daemonlogger => write!(f, "daemonlogger"),
             System::Tcpbridge => write!(f, "tcpbridge"),
@@ -163,6 +185,8 @@ pub enum Running {
     Fluxcap(Box<Fluxcap>),
     /// Other programs.
     Processes(Processes),
+    /// mirrord.
+    Mirror(Box<Mirror>),
     /// Rules in the kernel.
     Kernel(Mirred),
 }
@@ -174,6 +198,7 @@ impl Running {
         match self {
             Running::Fluxcap(fluxcap) => fluxcap.pids(),
             Running::Processes(processes) => processes.pids(),
+            Running::Mirror(mirror) => mirror.pids(),
             Running::Kernel(_) => Vec::new(),
         }
     }
@@ -183,6 +208,7 @@ impl Running {
         match self {
             Running::Fluxcap(fluxcap) => fluxcap.reasons(),
             Running::Processes(processes) => processes.log(),
+            Running::Mirror(mirror) => mirror.reasons(),
             Running::Kernel(_) => String::new(),
         }
     }

@@ -8,6 +8,9 @@ use crate::bench::tunnel::LOOP;
 const AUTO: &str = "fluxcap auto";
 /// The tool that it is to take the place of.
 const C: &str = "fluxcap 3.2";
+/// Replication in the kernel.
+const MIRROR: &str = "fluxcap mirror xdp";
+const MIRRED: &str = "tc mirred";
 
 /// On which side of a bound a figure has to be.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +35,8 @@ impl Bound {
 enum Unit {
     /// Of the figure of fluxcap 3.2 in the same place.
     OfC,
+    /// Of the figure of tc mirred in the same place.
+    OfMirred,
     /// Of the figure of the loop of sendto(2) in the same place.
     OfLoop,
     Milliseconds,
@@ -43,7 +48,7 @@ enum Unit {
 impl Unit {
     fn write(self, number: f64) -> String {
         match self {
-            Unit::OfC | Unit::OfLoop => format!("{number:.2} x"),
+            Unit::OfC | Unit::OfMirred | Unit::OfLoop => format!("{number:.2} x"),
             Unit::Milliseconds => format!("{:.2} ms", number / 1e6),
             Unit::Megabytes => format!("{:.0} MB", number / 1e6),
             Unit::Percent => format!("{:.2} %", number * 100.0),
@@ -107,6 +112,15 @@ fn tunnel_targets() -> impl Iterator<Item = Target> {
             )
         })
     })
+}
+
+fn mirror_targets() -> impl Iterator<Item = Target> {
+    let what = "CPU per frame, replication in the kernel";
+    let of =
+        |size, most, unit| target(what, (MIRROR, "xdp", size), figure::CPU, AtMost(most), unit);
+    ["64", "512", "1514"]
+        .into_iter()
+        .flat_map(move |size| [of(size, 0.1, Unit::OfC), of(size, 0.5, Unit::OfMirred)])
 }
 
 /// All are of 1 -> 2.
@@ -306,7 +320,8 @@ pub struct Verdict {
 /// All targets.
 #[must_use]
 pub fn verdicts(results: &Results) -> Vec<Verdict> {
-    let targets = TARGETS.iter().copied().chain(tunnel_targets());
+    let targets = TARGETS.iter().copied();
+    let targets = targets.chain(mirror_targets()).chain(tunnel_targets());
     let mut verdicts: Vec<Verdict> = targets.map(|target| verdict(results, &target)).collect();
     verdicts.extend(ring_verdicts(results.ring.as_deref().unwrap_or_default()));
     verdicts
@@ -326,6 +341,7 @@ fn verdict(results: &Results, target: &Target) -> Verdict {
     };
     let number = match target.unit {
         Unit::OfC => of(C),
+        Unit::OfMirred => of(MIRRED),
         Unit::OfLoop => of(LOOP),
         _ => own,
     };
@@ -343,6 +359,7 @@ fn row(what: &str, size: &str, bound: Bound, number: Option<f64>, unit: Unit) ->
     };
     let of = match unit {
         Unit::OfC => " fluxcap 3.2",
+        Unit::OfMirred => " tc mirred",
         Unit::OfLoop => " sendto",
         _ => "",
     };

@@ -9,6 +9,7 @@ use clap::Parser as _;
 use fluxcap_e2e::bench::machine::Machine;
 use fluxcap_e2e::bench::options::Options;
 use fluxcap_e2e::bench::plan::Part;
+use fluxcap_e2e::bench::production;
 use fluxcap_e2e::bench::report;
 use fluxcap_e2e::bench::results::Results;
 use fluxcap_e2e::bench::run::Runner;
@@ -53,6 +54,10 @@ fn run(options: &Options) -> Result<bool> {
     }
     for cell in options.tunnels() {
         tunnel::measure(&cell, options.effort().fixed, &mut runner.samples);
+    }
+    let rounds = options.production_rounds();
+    if rounds > 0 {
+        production::measure(rounds, options.effort().fixed, &mut runner.samples);
     }
     let ring = match &options.ring_bench {
         Some(program) if options.wants(Part::Ring) => Some(report::ring(program)?),

@@ -93,7 +93,11 @@ impl std::fmt::Debug for Counter {
 }
 
 impl Counter {
-    fn attach(netns: &Netns, device: &str, peer: Peer) -> Result<Counter> {
+    /// Attaches the program to interface `device` of `netns`.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn attach(netns: &Netns, device: &str, peer: Peer) -> Result<Counter> {
         let object = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/count.bpf.o"));
         let btf = Btf::from_sys_fs().ok();
         let mut ebpf = EbpfLoader::new().btf(btf.as_ref()).load(object)?;
