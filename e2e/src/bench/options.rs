@@ -71,7 +71,7 @@ impl Options {
         if let Some(duration) = self.soak {
             return vec![soak(duration)];
         }
-        let mut cells = plan(self.quick);
+        let mut cells = plan(self.quick, self.only.contains(&Part::Mirror));
         for cell in &mut cells {
             cell.systems
                 .retain(|system| is_in(&self.systems, &system.to_string()));
@@ -79,10 +79,7 @@ impl Options {
             cell.rounds = self.rounds.unwrap_or(cell.rounds);
         }
         cells.retain(|cell| {
-            // In a run of everything, mirrors stand beside the others.
-            let asked = cell.part != Part::Mirror || self.only.contains(&Part::Mirror);
             self.wants(cell.part)
-                && asked
                 && is_in(&self.shapes, &cell.shape.to_string())
                 && is_in(&self.peers, cell.peer.name())
                 && !cell.systems.is_empty()
@@ -91,19 +88,18 @@ impl Options {
         cells
     }
 
-    /// How often is measured what mirrors cost those whose traffic they copy.
+    /// How often is measured what mirrors cost those whose traffic they copy: only when mirrors are asked for.
     #[must_use]
     pub fn production_rounds(&self) -> usize {
-        let [along, asked] = PRODUCTION_ROUNDS;
-        let is_asked = self.only.contains(&Part::Mirror);
-        let named = [&self.shapes, &self.sizes, &self.peers, &self.systems];
-        let elsewhere = named.iter().any(|list| !list.is_empty())
-            && !self.shapes.iter().any(|shape| shape == production::SHAPE);
-        match (self.wants(Part::Mirror) && !elsewhere, is_asked) {
-            (false, _) => 0,
-            (true, true) => self.rounds.unwrap_or(asked),
-            (true, false) if self.quick => 0,
-            (true, false) => self.rounds.unwrap_or(along),
+        let wanted = self.only.contains(&Part::Mirror)
+            && is_in(&self.shapes, production::SHAPE)
+            && [&self.sizes, &self.peers, &self.systems]
+                .iter()
+                .all(|list| list.is_empty());
+        if wanted {
+            self.rounds.unwrap_or(PRODUCTION_ROUNDS)
+        } else {
+            0
         }
     }
 
@@ -205,21 +201,27 @@ mod tests {
     }
 
     #[test]
-    fn mirrors_have_their_own_cells_only_when_they_are_asked_for() {
+    fn mirrors_are_measured_in_full_only_when_they_are_asked_for() {
         let parse = |args: &[&str]| Options::parse_from([&["bench"], args].concat());
-        let own = |args: &[&str]| {
-            let cells = parse(args).cells();
-            cells.iter().any(|cell| cell.part == Part::Mirror)
-        };
-        assert!(!own(&[]) && own(&["--only", "mirror"]));
         let rounds = |args: &[&str]| parse(args).production_rounds();
-        assert_eq!(
-            [rounds(&[]), rounds(&["--only", "mirror"])],
-            PRODUCTION_ROUNDS
-        );
-        assert_eq!(rounds(&["--only", "rate"]), 0);
+        assert_eq!(rounds(&[]), 0);
+        assert_eq!(rounds(&["--only", "mirror"]), PRODUCTION_ROUNDS);
         assert_eq!(rounds(&["--only", "mirror", "--sizes", "64"]), 0);
-        assert_eq!(rounds(&["--shapes", "production", "--rounds", "2"]), 2);
+        let sizes = |args: &[&str]| {
+            let cells = cells(args).into_iter();
+            let mut mirrors = cells.filter(|cell| cell.part == Part::Mirror);
+            mirrors.next().map_or(0, |cell| cell.mixes.len())
+        };
+        assert_eq!([sizes(&[]), sizes(&["--only", "mirror"])], [2, 3]);
+        let only = [
+            "--only",
+            "mirror",
+            "--shapes",
+            "production",
+            "--rounds",
+            "2",
+        ];
+        assert_eq!((rounds(&only), cells(&only).len()), (2, 0));
     }
 
     #[test]

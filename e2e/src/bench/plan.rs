@@ -184,10 +184,10 @@ use Peer::{Gro, Plain, Xdp};
 #[rustfmt::skip]
 const FULL_PLAN: &[Row] = &[
     (Part::Rate, ONE_TWO, Xdp, &[B64], &[AUTO, SENDMMSG, SENDMMSG_EACH, C], &[Rate], 3),
-    (Part::Rate, ONE_TWO, Xdp, &[B64], &[RX_XDP, TC, AF_XDP, MIRRED, MIRROR], &[Rate], 1),
+    (Part::Rate, ONE_TWO, Xdp, &[B64], &[RX_XDP, TC, AF_XDP, MIRRED], &[Rate], 1),
     (Part::Rate, ONE_TWO, Xdp, &[B64], &[AUTO, SENDMMSG, C, MIRRED], &[Fixed], 1),
     (Part::Rate, ONE_TWO, Xdp, &[B512, B1514], &[AUTO, C], &[Rate], 3),
-    (Part::Rate, ONE_TWO, Xdp, &[B512, B1514], &[RX_XDP, TC, AF_XDP, SENDMMSG, MIRRED, MIRROR], &[Rate], 1),
+    (Part::Rate, ONE_TWO, Xdp, &[B512, B1514], &[RX_XDP, TC, AF_XDP, SENDMMSG, MIRRED], &[Rate], 1),
     (Part::Rate, ONE_TWO, Xdp, &[IMIX], &[AUTO, C, MIRRED], &[Rate], 1),
     (Part::Rate, ONE_TWO, Gro, &[B64, B1514], &[AUTO, C], &[Rate], 3),
     (Part::Rate, ONE_TWO, Gro, &[B64, B1514], &[RX_XDP], &[Rate], 1),
@@ -201,7 +201,14 @@ const FULL_PLAN: &[Row] = &[
     (Part::Check, ONE_TWO, Gro, &[IMIX], &[LIVE, TC, AF_XDP, SENDMMSG], &[Check], 1),
     (Part::Check, ONE_TWO, Plain, &[IMIX], &[TC, AF_XDP, SENDMMSG], &[Check], 1),
     (Part::Idle, ONE_TWO, Xdp, &[B64], &[AUTO, LOW], &[Idle], 1),
-    (Part::Mirror, ONE_TWO, Xdp, &[B64, B512, B1514], &[MIRROR, MIRRED, C, AUTO, MIRROR_TC], &[Rate], 3),
+    (Part::Mirror, ONE_TWO, Xdp, &[B64, B1514], &[MIRROR, MIRRED, C], &[Rate], 1),
+];
+
+/// When it is asked for by name.
+#[rustfmt::skip]
+const MIRROR_PLAN: &[Row] = &[
+    (Part::Mirror, ONE_TWO, Xdp, &[B64, B512, B1514], &[MIRROR, MIRRED, C, AUTO], &[Rate], 3),
+    (Part::Mirror, ONE_TWO, Xdp, &[B64], &[MIRROR_TC], &[Rate], 1),
 ];
 
 #[rustfmt::skip]
@@ -219,10 +226,14 @@ const QUICK_PLAN: &[Row] = &[
     (Part::Idle, ONE_TWO, Xdp, &[B64], &[AUTO], &[Idle], 1),
 ];
 
-/// All cells.
+/// All cells; `mirrors`: those of mirrors in full.
 #[must_use]
-pub fn plan(quick: bool) -> Vec<Cell> {
+pub fn plan(quick: bool, mirrors: bool) -> Vec<Cell> {
     let rows = if quick { QUICK_PLAN } else { FULL_PLAN };
+    let rows = rows
+        .iter()
+        .filter(|row| !mirrors || row.0 != Part::Mirror)
+        .chain(MIRROR_PLAN.iter().filter(|_| mirrors));
     let cell = |&(part, shape, peer, mixes, systems, measures, rounds): &Row| Cell {
         part,
         shape,
@@ -232,7 +243,7 @@ pub fn plan(quick: bool) -> Vec<Cell> {
         measures: measures.to_vec(),
         rounds,
     };
-    rows.iter().map(cell).collect()
+    rows.map(cell).collect()
 }
 
 /// Rows of the plan of tunnels: peer, sizes, who takes turns, rounds.
@@ -260,8 +271,8 @@ const QUICK_TUNNEL_PLAN: &[TunnelRow] = &[
     (Xdp, &[TUNNEL_SIZES[0]], &[Way::Loop, Way::Send("auto"), Way::Send("sendmmsg"), Way::Receive], 1),
 ];
 
-/// Rounds of what mirrors cost those whose traffic they copy, in a run of everything and when it is asked for.
-pub const PRODUCTION_ROUNDS: [usize; 2] = [1, 3];
+/// Rounds of what mirrors cost those whose traffic they copy.
+pub const PRODUCTION_ROUNDS: usize = 3;
 
 /// All cells of tunnels.
 #[must_use]

@@ -230,6 +230,8 @@ fn rates(results: &Results) -> String {
                 "of reference",
                 &format!("CPU ns at {} kpps", FIXED_RATE / 1e3),
                 "of reference",
+                "CPU from the wire on",
+                "of reference",
                 "memory MB",
             ],
             rows,
@@ -266,6 +268,8 @@ fn rate_row(results: &Results, case: &Case, reference: Option<&str>) -> Vec<Stri
         ratio(figure::CPU),
         range(figure::CPU_FIXED, 1.0),
         ratio(figure::CPU_FIXED),
+        range(figure::CPU_WIRE, 1.0),
+        ratio(figure::CPU_WIRE),
         results
             .median(case, figure::MEMORY)
             .map_or(String::new(), |bytes| format!("{:.0}", bytes / 1e6)),
@@ -521,8 +525,8 @@ fn method() -> String {
     always holds back apart; that delay counts as time. A trial that loses frames is made again once, since other guests of the machine can be the cause. `>=`: the source could not offer more.\n\
     - CPU per frame: time that all CPUs of the machine are not idle (/proc/stat) nor with processes of others, per input frame, less the same with the same load and no system. It holds capture, copying, sending, the veth \
     and what the far end does; not the source and the way to the input's socket buffer.\n\
-    - `fluxcap mirror xdp` takes frames before the input's end of the wire makes socket buffers of them, so what is taken off there is the same load dropped by an XDP program \
-    at the input; with the other baseline its CPU would be less than it is.\n\
+    - CPU from the wire on: the same, less the same load dropped by an XDP program at the input. It holds the making of the input's socket buffer, which replication \
+    in the kernel spares.\n\
     - Tunnels: CPU per frame as above. Taken off is what the same load costs without the tunnel: frames published in a ring that nobody reads, a loop that \
     sends nothing, packets that arrive for another host. The sent side holds reading the ring, encapsulation, sending, the veth and the far end's program, which counts \
     packets and bytes; the received side holds the host's IP stack, the socket, decapsulation and writing the ring.\n\

@@ -14,6 +14,8 @@ pub mod figure {
     pub const SOURCE_LIMIT: &str = "source_limit";
     /// CPU per frame at that rate.
     pub const CPU: &str = "cpu";
+    /// CPU per frame at that rate, the making of socket buffers at the input included.
+    pub const CPU_WIRE: &str = "cpu_wire";
     /// CPU per frame at the fixed rate.
     pub const CPU_FIXED: &str = "cpu_fixed";
     /// CPU per frame of a tunnel, or of the loop that it is compared with, at the fixed rate.

@@ -11,7 +11,7 @@ use crate::bench::bed::Bed;
 use crate::bench::checker::Checker;
 use crate::bench::frame::Mix;
 use crate::bench::machine::{cpu_of, memory_of, others};
-use crate::bench::plan::{Cell, Effort, FIXED_RATE, LATENCY_RATES, Measure};
+use crate::bench::plan::{Cell, Effort, FIXED_RATE, LATENCY_RATES, Measure, Part};
 use crate::bench::results::{Case, Sample, figure};
 use crate::bench::search::{Found, Length, Search, search};
 use crate::bench::sink::Dropper;
@@ -71,6 +71,8 @@ struct Turn<'a> {
     fixed_baseline: &'a mut Option<Outcome>,
     found: Option<Found>,
     started: bool,
+    /// Tells what a frame costs from the wire on, too: for systems that spare the socket buffer.
+    from_wire: bool,
 }
 
 impl Runner {
@@ -144,6 +146,7 @@ impl Runner {
             fixed_baseline,
             found: None,
             started: false,
+            from_wire: cell.part == Part::Mirror,
         };
         let result = guarded(|| turn.take(&cell.measures));
         if !turn.started {
@@ -189,28 +192,28 @@ impl Turn<'_> {
         );
         drop(running);
         for (figure, trial, outcome) in std::mem::take(&mut self.unpaid) {
-            let own = self.system.takes_input();
-            let mut known = self
-                .fixed_baseline
-                .take_if(|_| figure == figure::CPU_FIXED && !own);
-            let baseline = match known.take() {
+            if figure == figure::CPU && self.from_wire {
+                let dropped = self.dropped(trial)?;
+                self.set(figure::CPU_WIRE, outcome.cpu_ns(&dropped));
+            }
+            let known = self.fixed_baseline.take_if(|_| figure == figure::CPU_FIXED);
+            let baseline = match known {
                 Some(baseline) => baseline,
-                None => self.baseline(trial)?,
+                None => trial::run_baseline(self.bed, trial)?,
             };
             self.set(figure, outcome.cpu_ns(&baseline));
-            if figure == figure::CPU_FIXED && !own {
+            if figure == figure::CPU_FIXED {
                 *self.fixed_baseline = Some(baseline);
             }
         }
         Ok(())
     }
 
-    /// The same load without the system, with what the system spares left out.
-    fn baseline(&mut self, trial: Trial) -> Result<Outcome> {
+    /// The same load, dropped at the inputs before socket buffers are made of it.
+    fn dropped(&mut self, trial: Trial) -> Result<Outcome> {
         let inputs = self.bed.shape.input_names();
         let droppers = inputs
             .iter()
-            .filter(|_| self.system.takes_input())
             .map(|input| Dropper::attach(&self.bed.host, input));
         let _droppers: Vec<Dropper> = droppers.collect::<Result<_>>()?;
         trial::run_baseline(self.bed, trial)

@@ -73,12 +73,6 @@ impl System {
         matches!(self, System::Fluxcap { .. })
     }
 
-    /// Whether it takes frames before a socket buffer is made of them: then that is nothing that the load costs anyhow.
-    #[must_use]
-    pub fn takes_input(self) -> bool {
-        matches!(self, System::Mirror { xdp: true })
-    }
-
     /// Whether it can connect interfaces in this way.
     #[must_use]
     pub fn can(self, shape: Shape) -> bool {
