@@ -17,6 +17,9 @@
 /* TCX_NEXT, which is TC_ACT_UNSPEC: the next program decides. */
 #define NEXT -1
 
+/* What dev_queue_xmit() says of a frame that a program dropped (linux/netdevice.h). */
+#define NET_XMIT_DROP 1
+
 /* Programs to call. mirrord/src/program.rs has the same numbers. */
 enum {
 	STAGE_FILTER,			/* by direction: the pcap-filter, which ends by calling one of the others */
@@ -65,6 +68,25 @@ static __always_inline int clone(struct __sk_buff *skb, const struct devices *li
 	}
 }
 
+/* Gives a copy to the relay, which counts what becomes of it and may drop it. An interface without its relay is down, and says NET_XMIT_CN. */
+static __always_inline void to_relay(struct __sk_buff *skb, struct counters *count)
+{
+	__u32 zero = 0, mark_before = skb->mark;
+	const struct devices *list = bpf_map_lookup_elem(&devices, &zero);
+	long result;
+
+	if (!list)
+		return;		/* cannot be: it has an entry */
+	skb->mark = mark_before | mark;
+	result = bpf_clone_redirect(skb, list->ifindex[0], 0);
+	skb->mark = mark_before;
+	if (!result || result == NET_XMIT_DROP)
+		return;
+	count->drops[result == -12 ? DROP_NO_MEMORY : DROP_REDIRECT_FAILED]++;
+	count_output(0, 1);
+	add_errors(1);
+}
+
 static __always_inline void to_devices(struct __sk_buff *skb, struct counters *count, __u32 length)
 {
 	__u32 zero = 0, mark_before = skb->mark, failed = 0, n;
@@ -85,9 +107,7 @@ static __always_inline void to_devices(struct __sk_buff *skb, struct counters *c
 			continue;
 		}
 		failed++;
-		/* What a relay could not send, it has counted. */
-		if (!relayed || reason != DROP_CONGESTED)
-			count->drops[reason & (DROPS - 1)]++;
+		count->drops[reason & (DROPS - 1)]++;
 	}
 	skb->mark = mark_before;
 	add_errors(failed);
@@ -119,7 +139,9 @@ static __always_inline int copy(struct __sk_buff *skb, struct counters *count, _
 
 	if (!may_copy(skb, count, length, device_count ? device_count : 1))
 		return NEXT;
-	if (device_count)
+	if (relayed)
+		to_relay(skb, count);
+	else if (device_count)
 		to_devices(skb, count, length);
 	else
 		to_user_space(skb, count, direction);

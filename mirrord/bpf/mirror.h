@@ -37,6 +37,7 @@ enum drop {
 	DROP_REDIRECT_FAILED,	/* relay, XDP: the way out refused it */
 	DROP_NOT_TAKEN,		/* XDP: the driver of the device takes no redirected frames */
 	DROP_NO_HEADROOM,	/* XDP: no room in front of the frame for a tag */
+	DROP_UNREACHABLE,	/* relay: the next host on the way to the collector does not answer */
 };
 
 struct counters {
@@ -196,7 +197,7 @@ static __always_inline int own_tunnel(const struct packet *packet)
 const volatile __u32 mark = 0x40000000;	/* bit of the mark of copies */
 const volatile __u32 device_count = 0;
 const volatile __u32 to_ring = 0;	/* XDP: into the buffer, too */
-const volatile __u32 relayed = 0;	/* the only device has a relay program, which counts what it cannot send */
+const volatile __u32 relayed = 0;	/* the only device has a relay program, which counts what becomes of copies */
 const volatile __u32 snaplen = 0;	/* of copies into the ring; 0: whole frames */
 const volatile __u64 sample_below = 0;	/* a draw of 32 bits below this is kept; 0: all are */
 const volatile __u32 sample_flows = 0;

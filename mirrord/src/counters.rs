@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use aya::Pod;
-use aya::maps::{Array, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use fluxcap_proto::v1::MirrorStatus;
 use fluxcap_ring::DropReason;
 
@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::pins::Folder;
 
 /// Names of `enum drop`, in its order.
-const DROPS: [&str; 18] = [
+const DROPS: [&str; 19] = [
     "loop_guard",
     "expired",
     "fuse",
@@ -32,6 +32,7 @@ const DROPS: [&str; 18] = [
     "redirect_failed",
     "not_taken",
     "no_headroom",
+    "unreachable",
 ];
 
 /// Words of `struct counters`: eight, and a place for each reason.
@@ -265,6 +266,23 @@ pub(crate) fn array<V: Pod>(pins: &Folder, name: &str) -> Result<Array<MapData, 
     Map::Array(data).try_into().map_err(unreadable)
 }
 
+/// Has the counters of all outputs begin anew, if there are any.
+pub(crate) fn clear_outputs(pins: &Folder) -> Result<(), Error> {
+    if !pins.has("output_frames") {
+        return Ok(());
+    }
+    let mut outputs: PerCpuArray<MapData, [u64; 2]> = per_cpu(pins, "output_frames")?;
+    for index in 0..outputs.len() {
+        let zero = outputs.get(&index, 0).map_err(unreadable)?;
+        let zero = zero.iter().map(|_| [0; 2]).collect::<Vec<_>>();
+        let zero = PerCpuValues::try_from(zero)
+            .map_err(|error| Error::kernel("write a map of the mirror", error))?;
+        outputs.set(index, zero, 0).map_err(unreadable)?;
+    }
+    Ok(())
+}
+
+/// The same for an array with an entry for each CPU.
 pub(crate) fn per_cpu<V: Pod>(pins: &Folder, name: &str) -> Result<PerCpuArray<MapData, V>, Error> {
     let data = MapData::from_pin(pins.path(name)).map_err(unreadable)?;
     Map::PerCpuArray(data).try_into().map_err(unreadable)

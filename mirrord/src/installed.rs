@@ -262,12 +262,15 @@ impl Installed {
         wanted.clsact = if same_interface { self.meta.clsact } else { 0 };
         for (pin, keep) in [
             ("rule_frames", self.meta.rules == wanted.rules),
-            ("output_frames", self.meta.devices == wanted.devices),
             ("events", self.meta.buffer == wanted.buffer),
         ] {
             if !keep {
                 self.folder.remove(pin)?;
             }
+        }
+        // A relay counts in this one already: it stays the same map.
+        if self.meta.devices != wanted.devices {
+            counters::clear_outputs(&self.folder)?;
         }
         let plan = Plan {
             spec,

@@ -10,12 +10,14 @@ mod events;
 mod installed;
 mod job;
 mod mirror;
+mod overlay;
 mod pins;
 mod program;
 mod rules;
 mod service;
 mod stats;
 mod target;
+mod tunnel_device;
 mod xdp;
 
 use anyhow::Context;

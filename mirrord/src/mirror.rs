@@ -14,9 +14,10 @@ use crate::error::Error;
 use crate::events::{Events, Turn};
 use crate::installed::{Change, Installed, ways};
 use crate::job::{MirrorJob, MirrorWorker};
+use crate::overlay;
 use crate::pins::{Folder, unescape};
 use crate::program::{Generation, Plan};
-use crate::target::{Target, target};
+use crate::target::{Home, Target, same_target, target};
 use crate::xdp;
 
 /// Time between two looks at whether everything is still there.
@@ -49,7 +50,7 @@ fn try_check(job: &MirrorJob, spec: &MirrorSpec) -> Result<(), Error> {
     Folder::open(&job.bpffs)?;
     let mut links = LinkWatch::open()?;
     let source = links.find(&spec.interface)?;
-    let mut target = target(spec);
+    let mut target = target(spec, None);
     let outlets = match &source {
         Some(source) => target.refresh(&mut links, source)?,
         None => Vec::new(),
@@ -66,7 +67,9 @@ fn try_check(job: &MirrorJob, spec: &MirrorSpec) -> Result<(), Error> {
 
 /// Removes all that a deleted mirror has in the kernel. Its thread has ended.
 pub(crate) fn remove(job: &MirrorJob, name: &str, spec: &MirrorSpec) {
-    target(spec).remove();
+    let home = home(job, name, spec);
+    overlay::remove(&home);
+    target(spec, Some(home)).remove();
     let removed = Installed::open(job, name, true).and_then(Installed::remove);
     if let Err(error) = removed {
         tracing::error!(mirror = name, %error, "cannot remove everything of a mirror");
@@ -84,6 +87,18 @@ pub(crate) fn sweep(mirrors: &Registry<MirrorJob>) {
             tracing::info!(mirror = name, "removing what a mirror has left");
             remove(job, &name, &MirrorSpec::default());
         }
+    }
+    if let Err(error) = overlay::sweep(|name| mirrors.get(name).is_ok()) {
+        tracing::error!(%error, "cannot remove what mirrors have left");
+    }
+}
+
+/// Where a mirror keeps what outlives this process.
+fn home(job: &MirrorJob, name: &str, spec: &MirrorSpec) -> Home {
+    Home {
+        bpffs: job.bpffs.clone(),
+        name: name.to_owned(),
+        persistent: !spec.ephemeral && !job.ephemeral,
     }
 }
 
@@ -109,7 +124,7 @@ impl<'w> Mirror<'w> {
             job,
             worker,
             generation,
-            target: target(&spec),
+            target: target(&spec, Some(home(job, worker.name(), &spec))),
             links: LinkWatch::open()?,
             installed: None,
             events: None,
@@ -138,8 +153,11 @@ impl<'w> Mirror<'w> {
     fn take_spec(&mut self) {
         let (generation, spec) = self.worker.current();
         self.generation = generation;
+        if !same_target(&self.spec, &spec) {
+            let home = home(self.job, self.worker.name(), &spec);
+            self.target = target(&spec, Some(home));
+        }
         self.spec = MirrorSpec::clone(&spec);
-        self.target = target(&spec);
         self.placement
             .apply(Latency::Normal, self.spec.scheduling.as_ref());
         self.looked = None;

@@ -275,9 +275,10 @@ pub(crate) fn set_outlets(folder: &Folder, slot: u8, outlets: &[Outlet]) -> Resu
 }
 
 /// Words of `struct devices`.
-const DEVICES_WORDS: usize = MAX_DEVICES + 2;
+pub(crate) const DEVICES_WORDS: usize = MAX_DEVICES + 2;
 
-fn words(outlets: &[Outlet]) -> [u32; DEVICES_WORDS] {
+/// As the programs have them.
+pub(crate) fn words(outlets: &[Outlet]) -> [u32; DEVICES_WORDS] {
     let mut words = [0; DEVICES_WORDS];
     for (n, outlet) in outlets.iter().enumerate().take(MAX_DEVICES) {
         words[n] = outlet.ifindex;

@@ -1,9 +1,13 @@
 //! Where the copies of a mirror go.
 
+use std::path::PathBuf;
+
 use fluxcap_proto::v1::{self, MirrorOutput, MirrorSpec};
 use fluxcap_socket::{Link, LinkWatch};
 
 use crate::error::Error;
+use crate::overlay::Relay;
+use crate::tunnel_device::TunnelDevice;
 
 /// Most devices of a mirror; `MAX_DEVICES` of `bpf/mirror.h`.
 pub(crate) const MAX_DEVICES: usize = 16;
@@ -38,12 +42,50 @@ pub(crate) trait Target {
     fn remove(&mut self) {}
 }
 
-/// The target that a spec asks for.
-pub(crate) fn target(spec: &MirrorSpec) -> Box<dyn Target> {
+/// Where a mirror keeps what outlives this process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Home {
+    /// Folder of all mirrors, in a bpffs.
+    pub(crate) bpffs: PathBuf,
+    /// Name of the mirror.
+    pub(crate) name: String,
+    /// Whether anything outlives the process.
+    pub(crate) persistent: bool,
+}
+
+/// The target that a spec asks for. Without a home it makes nothing.
+pub(crate) fn target(spec: &MirrorSpec, home: Option<Home>) -> Box<dyn Target> {
+    if let Some(overlay) = spec
+        .overlay
+        .as_ref()
+        .filter(|o| !o.tunnel_device.is_empty())
+    {
+        return Box::new(TunnelDevice::new(overlay, home));
+    }
+    if let Some(relay) = Relay::new(spec, home) {
+        return Box::new(relay);
+    }
     if spec.devices.is_empty() {
         return Box::new(Ring);
     }
     Box::new(Devices::new(spec))
+}
+
+/// Whether both specs have the same target.
+pub(crate) fn same_target(a: &MirrorSpec, b: &MirrorSpec) -> bool {
+    let key = |spec: &MirrorSpec| {
+        let MirrorSpec {
+            ring,
+            devices,
+            overlay,
+            snaplen,
+            ephemeral,
+            fuse,
+            ..
+        } = spec.clone();
+        (ring, devices, overlay, snaplen, ephemeral, fuse)
+    };
+    key(a) == key(b)
 }
 
 /// The buffer to user space; the thread of the mirror does the rest.
@@ -60,13 +102,13 @@ impl Target for Ring {
 }
 
 /// Interfaces of this host.
-struct Devices {
+pub(crate) struct Devices {
     names: Vec<String>,
     states: Vec<(v1::State, String)>,
 }
 
 impl Devices {
-    fn new(spec: &MirrorSpec) -> Devices {
+    pub(crate) fn new(spec: &MirrorSpec) -> Devices {
         Devices {
             names: spec.devices.iter().map(|d| d.name.clone()).collect(),
             states: Vec::new(),

@@ -1,15 +1,17 @@
-//! tunneld and a stock Linux kernel understand each other: every kind of tunnel, both directions, IPv4 and IPv6 outside, frames of 60 to
+//! tunneld, mirrord and a stock Linux kernel understand each other: every kind of tunnel, both directions, IPv4 and IPv6 outside, frames of 60 to
 //! 8000 bytes, whole and in fragments.
 
 mod cases;
 mod frames;
 mod guest;
+mod mirrors;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use cases::{Carries, Case, cases};
 use fluxcap_e2e::kernel_peer::{KernelPeer, MTU, SIDE};
+use fluxcap_e2e::mirror::Bpffs;
 use fluxcap_e2e::{
     Daemon, Dirs, Fluxctl, Netns, RingReader, RingWriter, Sink, SinkOptions, need_root,
     send_frames, wait_until,
@@ -28,7 +30,8 @@ const FITS: usize = 1400;
 struct Lab {
     // In the order in which they have to go away.
     peer: KernelPeer,
-    _daemons: [Daemon; 2],
+    _daemons: [Daemon; 3],
+    _bpffs: Bpffs,
     fluxctl: Fluxctl,
     dirs: Dirs,
     host: Netns,
@@ -54,6 +57,7 @@ fn a_stock_kernel_and_tunneld_understand_each_other() {
         lab.set_mtu(mtu);
         lab.kernel_decapsulates(mtu, "auto", &mut senders);
         lab.kernel_encapsulates(mtu, &mut receivers);
+        lab.mirrors_encapsulate(mtu);
     }
     for io in ["sendmmsg", "ip"] {
         lab.set_io(io);
@@ -68,10 +72,18 @@ impl Lab {
     fn new(host: Netns, peer: KernelPeer) -> Lab {
         let cases: BTreeMap<u8, Case> = (1..).zip(cases()).collect();
         guest::set_up(&host, &peer, &cases);
-        let dirs = Dirs::new();
+        mirrors::set_up(&host);
+        let (dirs, bpffs) = (Dirs::new(), Bpffs::new());
+        let pins = bpffs.path().to_string_lossy().into_owned();
+        let start = |name, args: &[&str]| Daemon::start(name, &host, &dirs, args);
         Lab {
             peer,
-            _daemons: ["ringd", "tunneld"].map(|name| Daemon::start(name, &host, &dirs, &[])),
+            _daemons: [
+                start("ringd", &[]),
+                start("tunneld", &[]),
+                start("mirrord", &["--bpffs", &pins]),
+            ],
+            _bpffs: bpffs,
             fluxctl: Fluxctl::new(&dirs),
             dirs,
             host,

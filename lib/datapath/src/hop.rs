@@ -36,6 +36,8 @@ pub struct Hop {
     pub mtu: u32,
     /// Whether the next host has an Ethernet address to be known.
     pub ethernet: bool,
+    /// Whether the destination is this host.
+    pub local: bool,
 }
 
 impl Hop {
@@ -84,6 +86,7 @@ impl Hop {
             next: route.next_hop(destination),
             mtu: route.mtu.min(link.mtu),
             ethernet: link.ethernet && route.kind == RouteKind::Unicast,
+            local: route.kind == RouteKind::Local,
             link,
         })
     }

@@ -17,6 +17,7 @@
 //!   BpfLink        a BPF program at an interface, held by a link that may have a name in a bpffs
 //!   TrafficControl  the clsact qdisc and BPF programs as its filters
 //!   LinkWatch      which interfaces exist, and what becomes of them (rtnetlink)
+//!   create_link()  makes interfaces; set_up(), set_alias(), delete_link(), HostRoute change and remove what was made (rtnetlink)
 //!   offloads()     what the driver does to frames before a capture sees them (ethtool)
 //!   XdpFeatures    whether the driver sends what XDP programs redirect to it (generic netlink)
 //!   place_thread() CPU and priority of a thread
@@ -62,6 +63,7 @@ mod error;
 mod fanout;
 mod icmp;
 mod link;
+mod link_edit;
 mod link_watch;
 mod live;
 mod mapping;
@@ -93,6 +95,10 @@ pub use clsact::{TcFilter, TcHook, TrafficControl};
 pub use error::Error;
 pub use icmp::{IcmpEvent, IcmpReason, IcmpWatch};
 pub use link::Link;
+pub use link_edit::{
+    HostRoute, LinkKind, TunnelLink, create_link, delete_link, load_gue,
+    set_alias, set_up,
+};
 pub use link_watch::{LinkEvent, LinkWatch};
 pub use live::Live;
 pub use neighbour::{Neighbour, NeighbourState};

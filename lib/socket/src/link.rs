@@ -14,6 +14,8 @@ pub struct Link {
     pub name: String,
     /// Further names.
     pub altnames: Vec<String>,
+    /// What somebody has noted about it (`ip link set alias`).
+    pub alias: String,
     /// Administratively up (IFF_UP).
     pub up: bool,
     /// Has a carrier (IFF_LOWER_UP).
@@ -84,6 +86,7 @@ impl Link {
         let value = attribute.value();
         match attribute.kind() {
             libc::IFLA_IFNAME => self.name = text(value),
+            libc::IFLA_IFALIAS => self.alias = text(value),
             libc::IFLA_MTU => self.mtu = word(value, 0),
             libc::IFLA_PROMISCUITY => self.promiscuity = word(value, 0),
             libc::IFLA_ADDRESS => self.mac = value.try_into().unwrap_or_default(),

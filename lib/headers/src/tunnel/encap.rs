@@ -122,6 +122,25 @@ impl Encap {
         self.template.bytes.len() + metadata
     }
 
+    /// What every packet begins with, from the first byte of the outer IP header to the payload, for those who complete it themselves. Zero
+    /// is what differs from packet to packet: lengths, checksums, identification, flow label, sequence number, a UDP source port by
+    /// flow, and the version of IP within where that is named. Of what is inherited, it has the value of frames without IP.
+    pub fn header(&self) -> Vec<u8> {
+        let mut header = self.template.bytes.clone();
+        let fixed = |field, otherwise| match field {
+            Field::Fixed(value) => value,
+            Field::Inherit => otherwise,
+        };
+        let (tos, ttl) = (fixed(self.spec.tos, 0), fixed(self.spec.ttl, DEFAULT_TTL));
+        outer::start_ip(&mut header, tos, ttl);
+        if let Some(port) = self.spec.source_port
+            && let Some(field) = header.get_mut(self.template.ip_len..self.template.ip_len + 2)
+        {
+            field.copy_from_slice(&port.to_be_bytes());
+        }
+        header
+    }
+
     /// The length of the outer IP packet for an untagged Ethernet frame of `frame_len` bytes (without frame check
     /// sequence): what the path must take so that nothing is cut.
     pub fn packet_len(&self, frame_len: usize) -> usize {

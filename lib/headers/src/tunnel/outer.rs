@@ -74,6 +74,23 @@ pub(super) fn push_udp(header: &mut Vec<u8>, destination_port: u16) {
     header.extend_from_slice(&[0, 0, high, low, 0, 0, 0, 0]);
 }
 
+/// Sets the fields of an IP header that are known before the packet is. Does nothing to a header that is too short.
+pub(super) fn start_ip(header: &mut [u8], tos: u8, ttl: u8) {
+    let v6 = header.first().is_some_and(|first| first >> 4 == 6);
+    match header.first_chunk_mut::<IPV4_LEN>() {
+        Some(header) if v6 => {
+            header[0] |= tos >> 4;
+            header[1] |= tos << 4;
+            header[7] = ttl;
+        }
+        Some(header) => {
+            header[1] = tos;
+            header[8] = ttl;
+        }
+        None => {}
+    }
+}
+
 /// Completes the IP header of a whole packet: fields, length, checksum. Does nothing to a packet that is too short.
 #[inline]
 pub(super) fn finish_ip(packet: &mut [u8], fields: Fields) {
