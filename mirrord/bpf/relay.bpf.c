@@ -25,6 +25,7 @@
 #define FIRST_PORT 49152	/* of the dynamic ones (RFC 6335) */
 #define TYPE_IPV4 0x0800
 #define TYPE_IPV6 0x86dd
+#define BOUND 128		/* a power of two, see bounded() */
 #define CHUNK 512		/* bytes that bpf_csum_diff takes at a time */
 #define EALREADY 114
 
@@ -64,7 +65,7 @@ struct {
 struct outer {
 	__u8 ethernet[ETHERNET];
 	__u8 header[MAX_HEADER];
-	__u8 unused[2];
+	__u8 unused[BOUND - ETHERNET - MAX_HEADER];
 };
 
 /* What is known of a copy, and made for it. */
@@ -76,7 +77,7 @@ struct copy {
 	__u32 shrink;		/* its packets have to become shorter by the outer header */
 	__u32 is_tcp;
 	__be16 type;		/* EtherType behind the tags */
-	__u8 bytes[12 + MAX_TAGS * TAG_LEN];	/* addresses and tags */
+	__u8 bytes[BOUND];	/* addresses and tags */
 	struct packet packet;
 	struct outer outer;
 	__u8 chunk[CHUNK + 4];
@@ -105,6 +106,17 @@ static __always_inline struct way *the_way(void)
 		return NULL;
 	index = *in_use & 1;
 	return bpf_map_lookup_elem(&ways, &index);
+}
+
+/*
+ * The same number, which is 1 to `bound`, a power of two: said in a way that the compiler does not see through and older verifiers
+ * understand, right before the number is used.
+ */
+static __always_inline __u32 bounded(__u32 number, const __u32 bound)
+{
+	number--;
+	asm volatile("" : "+r"(number));
+	return (number & (bound - 1)) + 1;
 }
 
 /* Whether this is the first copy in a second. */
@@ -348,16 +360,11 @@ static __always_inline long write_headers(struct __sk_buff *skb, struct copy *co
 		complete_udp(outer->header + IPV6_LEN, copy, total - IPV6_LEN);
 	else if (!over_gre)
 		complete_udp(outer->header + IPV4_LEN, copy, total - IPV4_LEN);
-	/* The compiler knows the bounds and would leave the checks out; the verifier needs them. */
-	asm volatile("" : "+r"(at));
-	if (at < ETHERNET || at > sizeof(*outer) || bpf_skb_store_bytes(skb, 0, outer, at, 0))
+	if (bpf_skb_store_bytes(skb, 0, outer, bounded(at, BOUND), 0))
 		return -1;
 	if (!carries_frames)
 		return 0;
-	asm volatile("" : "+r"(tagged));
-	if (tagged < 12 || tagged > sizeof(copy->bytes))
-		return -1;
-	return bpf_skb_store_bytes(skb, at, copy->bytes, tagged, 0) ||
+	return bpf_skb_store_bytes(skb, at, copy->bytes, bounded(tagged, BOUND), 0) ||
 	       bpf_skb_store_bytes(skb, at + tagged, &copy->type, sizeof(copy->type), 0);
 }
 
@@ -377,9 +384,7 @@ __noinline long sum_words(struct __sk_buff *skb, __u32 at, __u32 end, __u32 sum)
 
 		if (n > CHUNK)
 			n = CHUNK;
-		asm volatile("" : "+r"(n));
-		if (n == 0 || n > CHUNK)
-			return -1;
+		n = bounded(n, CHUNK);
 		__builtin_memset(copy->chunk + n, 0, 4);
 		if (bpf_skb_load_bytes(skb, at, copy->chunk, n))
 			return -1;

@@ -96,8 +96,7 @@ pub use error::Error;
 pub use icmp::{IcmpEvent, IcmpReason, IcmpWatch};
 pub use link::Link;
 pub use link_edit::{
-    HostRoute, LinkKind, TunnelLink, create_link, delete_link, load_gue,
-    set_alias, set_up,
+    HostRoute, LinkKind, TunnelLink, create_link, delete_link, load_gue, set_alias, set_up,
 };
 pub use link_watch::{LinkEvent, LinkWatch};
 pub use live::Live;
