@@ -517,3 +517,24 @@ fn transfer(lab: &MirrorLab) {
     });
     assert_eq!(receiver.join().expect("the receiver"), BYTES);
 }
+
+/// This kernel has no GUE devices; where it has them, `a tunnel device` is what `ip link` makes.
+#[test]
+fn a_tunnel_device_that_the_kernel_cannot_make_is_refused_with_the_reason() {
+    need_root!();
+    let lab = lab();
+    let mut spec = vxlan(COLLECTOR[0]);
+    let overlay = spec.overlay.as_mut().expect("an overlay");
+    (overlay.kind, overlay.id) = (TunnelKind::Gue.into(), None);
+    "gue0".clone_into(&mut overlay.tunnel_device);
+    let Err(refused) = lab.create("m", spec) else {
+        // Then it is there, and goes with the mirror.
+        lab.wait_state("m", State::Running);
+        assert!(lab.host.ip(&["-d", "link", "show", "gue0"]).contains("gue"));
+        lab.delete("m");
+        assert!(!lab.host.ip(&["link"]).contains("gue0"));
+        return;
+    };
+    assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
+    assert!(refused.message().contains("CONFIG_NET_FOU"), "{refused}");
+}
