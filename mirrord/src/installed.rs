@@ -194,11 +194,6 @@ impl Installed {
         &self.folder
     }
 
-    /// The folder of all mirrors.
-    pub(crate) fn root(&self) -> &Folder {
-        &self.root
-    }
-
     /// Has the programs of this spec, and no others, at this interface. Cheap when that is so already.
     pub(crate) fn ensure(
         &mut self,

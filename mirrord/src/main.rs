@@ -1,7 +1,5 @@
 //! mirrord copies the live traffic of interfaces, by eBPF programs in the kernel.
 
-#![allow(dead_code, reason = "its parts come one by one")]
-
 mod args;
 mod attach;
 mod counters;

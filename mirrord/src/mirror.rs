@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use fluxcap_datapath::Placement;
 use fluxcap_proto::v1::{self, Hook, Latency, MirrorOutput, MirrorSpec, MirrorStatus};
-use fluxcap_service::{Refusal, Registry, State, realtime_ns};
+use fluxcap_service::{Refusal, Registry, State};
 use fluxcap_socket::{LinkWatch, poll};
 
 use crate::counters::reader;
 use crate::error::Error;
 use crate::events::{Events, Turn};
 use crate::installed::{Change, Installed, ways};
-use crate::job::{MirrorJob, MirrorWorker};
+use crate::job::{MirrorJob, MirrorWorker, is_over};
 use crate::overlay;
 use crate::pins::{Folder, unescape};
 use crate::program::{Generation, Plan};
@@ -293,7 +293,7 @@ impl<'w> Mirror<'w> {
     }
 
     fn expired(&self) -> bool {
-        self.spec.expires_ns != 0 && realtime_ns() >= self.spec.expires_ns
+        is_over(&self.spec)
     }
 
     /// Takes the programs off. The thread ends, until the spec changes.

@@ -24,7 +24,7 @@ use aya::Ebpf;
 use aya::maps::{MapData, PerCpuArray};
 use fluxcap_datapath::Placement;
 use fluxcap_proto::v1::{self, Latency, MirrorAttachment, MirrorOutput, MirrorSpec, MirrorStatus};
-use fluxcap_service::{State, realtime_ns};
+use fluxcap_service::State;
 use fluxcap_socket::{BpfLink, Link, LinkHook, LinkOrder, LinkWatch, poll};
 
 use self::drops::Drops;
@@ -33,7 +33,7 @@ use crate::counters::{Books, per_cpu};
 use crate::error::{Error, errno};
 use crate::events::{Events, Turn};
 use crate::installed::{LAYOUT, Meta};
-use crate::job::{MirrorJob, MirrorWorker};
+use crate::job::{MirrorJob, MirrorWorker, is_over};
 use crate::pins::Folder;
 
 /// Name of the link: that of a program for what arrives.
@@ -159,10 +159,6 @@ fn turn(job: &MirrorJob, worker: &MirrorWorker, mirror: &mut Option<Mirror>) -> 
     Ok(())
 }
 
-fn is_over(spec: &MirrorSpec) -> bool {
-    spec.expires_ns != 0 && realtime_ns() >= spec.expires_ns
-}
-
 /// Takes the program off. The thread ends, until the spec changes.
 fn expire(job: &MirrorJob, worker: &MirrorWorker, mirror: Option<Mirror>) {
     let kept = is_kept(job, &worker.spec());
@@ -209,7 +205,6 @@ struct Loaded {
     /// Of the spec.
     generation: u64,
     ebpf: Ebpf,
-    program_id: u32,
     outputs: Outputs,
     /// Or why there are none.
     drops: Result<Drops, String>,
@@ -253,13 +248,11 @@ impl Mirror {
         }
         let mut ebpf = program::load(spec, Some(&self.folder))?;
         wanted.write(&self.folder)?;
-        let (_, program_id) = program::replicate(&ebpf)?;
         let outputs = Outputs::new(&spec.devices, &mut ebpf)?;
         let drops = Drops::attach(&self.folder, self.kept).map_err(|error| error.to_string());
         self.loaded = Some(Loaded {
             generation,
             ebpf,
-            program_id,
             outputs,
             drops,
             attached: false,
