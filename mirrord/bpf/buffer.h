@@ -10,6 +10,25 @@
 /* Longest copy of a frame. */
 #define LONGEST 65600
 
+/* Whether user space wants to be woken: it sleeps, and has not for a moment only. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} doorbell SEC(".maps");
+
+/* A wake-up costs as much as many frames, so there is one for the first frame, and none while user space looks again by itself. */
+static __always_inline __u64 wake_up(void)
+{
+	__u32 zero = 0, *wanted = bpf_map_lookup_elem(&doorbell, &zero);
+
+	if (!wanted || !*wanted)
+		return BPF_RB_NO_WAKEUP;
+	*wanted = 0;
+	return BPF_RB_FORCE_WAKEUP;
+}
+
 /* Fills a record of `size` bytes and hands it over; 0, or why not. */
 static __always_inline int put_class(CTX *ctx, const struct event *event, const __u64 size)
 {
@@ -26,7 +45,7 @@ static __always_inline int put_class(CTX *ctx, const struct event *event, const 
 		bpf_ringbuf_discard(record, BPF_RB_NO_WAKEUP);
 		return DROP_UNREADABLE;
 	}
-	bpf_ringbuf_submit(record, 0);
+	bpf_ringbuf_submit(record, wake_up());
 	return -1;
 }
 

@@ -5,9 +5,9 @@
 //! the next life (`killed`).
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use aya::maps::{Map, MapData, RingBuf};
+use aya::maps::{Array, Map, MapData, RingBuf};
 use fluxcap_datapath::ring_advice;
 use fluxcap_headers::{VlanTag, WireFrame, complete_checksum, has_partial_checksum};
 use fluxcap_proto::v1::MirrorSpec;
@@ -16,7 +16,7 @@ use fluxcap_ring::{
 };
 use fluxcap_service::realtime_ns;
 
-use crate::counters::{Books, Drained};
+use crate::counters::{Books, Drained, array};
 use crate::error::Error;
 use crate::pins::Folder;
 use crate::program::boottime_ns;
@@ -35,6 +35,10 @@ const ETHERNET_LEN: usize = 14;
 const LOSS_RECORD: usize = 48;
 /// Longest wait for the consumers of a ring in wait mode.
 const WAIT: Duration = Duration::from_millis(10);
+/// Time between two looks for frames while they come.
+const NAP: Duration = Duration::from_millis(1);
+/// How long it is looked for more.
+const AWAKE: Duration = Duration::from_millis(20);
 const EVENT_GSO: u8 = 1;
 const EVENT_NO_CSUM: u8 = 2;
 
@@ -78,9 +82,13 @@ impl<'b> Event<'b> {
 }
 
 /// The way from the buffer into a ring.
-#[derive(Debug)]
 pub(crate) struct Events {
     buffer: Buffer,
+    doorbell: Array<MapData, u32>,
+    /// When frames came last.
+    busy: Instant,
+    /// The programs ring when the next frame comes.
+    armed: bool,
     books: Books,
     drained: Drained,
     dir: RingDir,
@@ -127,6 +135,9 @@ impl Events {
         let buffer = Buffer(RingBuf::try_from(Map::RingBuf(data)).map_err(failed)?);
         Ok(Events {
             buffer,
+            doorbell: array(folder, "doorbell")?,
+            busy: Instant::now(),
+            armed: false,
             drained: books.drained()?,
             books,
             dir: dir.clone(),
@@ -190,6 +201,23 @@ impl Events {
         }
     }
 
+    /// How long to sleep when there are no frames, `longest` at most. The programs do not wake anybody for each frame, which would cost the
+    /// traffic more than the copy does: while frames come it is looked for them again and again, and then they are asked to.
+    pub(crate) fn rest(&mut self, longest: Duration) -> Result<Duration, Error> {
+        if self.busy.elapsed() < AWAKE {
+            return Ok(longest.min(NAP));
+        }
+        if self.armed {
+            return Ok(longest);
+        }
+        self.doorbell
+            .set(0, 1, 0)
+            .map_err(|error| Error::kernel("write a map of the mirror", error))?;
+        self.armed = true;
+        // One that has come just before this is found soon.
+        Ok(longest.min(NAP))
+    }
+
     /// Moves frames into the ring; without one they are counted as `ring_absent`.
     pub(crate) fn pump(&mut self) -> Result<Turn, Error> {
         let before = self.drained;
@@ -202,6 +230,7 @@ impl Events {
             None => Ok(self.discard()),
         };
         if self.drained != before {
+            (self.busy, self.armed) = (Instant::now(), false);
             self.books.set_drained(&self.drained)?;
         }
         turn

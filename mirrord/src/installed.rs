@@ -20,7 +20,7 @@ use crate::program::{self, Generation, OWN, Places, Plan, Way, hash, own_pin};
 use crate::target::Outlet;
 
 /// Version of the maps' layouts: maps of another one are not taken over.
-pub(crate) const LAYOUT: u64 = 1;
+pub(crate) const LAYOUT: u64 = 2;
 
 /// What is noted in the kernel about the programs that are attached; `struct notes meta` of `bpf/mirror.h`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

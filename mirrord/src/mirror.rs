@@ -272,11 +272,15 @@ impl<'w> Mirror<'w> {
     /// Sleeps until there is something to do.
     fn wait(&mut self, with_buffer: &[bool]) {
         let passed = self.looked.map_or(LOOK, |looked| looked.elapsed());
+        let mut left = LOOK.saturating_sub(passed);
+        if let (Some(events), [true]) = (&mut self.events, with_buffer) {
+            left = events.rest(left).unwrap_or(left);
+        }
         let mut fds: Vec<BorrowedFd<'_>> = vec![self.worker.wake_fd(), self.links.as_fd()];
         if let (Some(events), [true]) = (&self.events, with_buffer) {
             fds.push(events.fd());
         }
-        let ready = poll(&fds, LOOK.saturating_sub(passed)).unwrap_or_default();
+        let ready = poll(&fds, left).unwrap_or_default();
         if ready.readable(0) {
             // Read by whoever takes the spec; a request to stop stays.
             let _ = self.worker.spec();

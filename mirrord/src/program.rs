@@ -23,7 +23,7 @@ use crate::target::{MAX_DEVICES, Outlet};
 const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mirror.bpf.o"));
 
 /// Maps that the generations of a mirror share, by their names as pins.
-const SHARED: [&str; 7] = [
+const SHARED: [&str; 8] = [
     "counters",
     "state",
     "output_frames",
@@ -31,6 +31,7 @@ const SHARED: [&str; 7] = [
     "meta",
     "drained",
     "events",
+    "doorbell",
 ];
 /// Maps of one generation, which stay with it: a program array is emptied when nobody holds it any more.
 pub(crate) const OWN: [&str; 2] = ["stages", "devices"];

@@ -68,7 +68,7 @@ pub(crate) fn run(job: &MirrorJob, worker: &MirrorWorker) {
 fn wait(worker: &MirrorWorker, mut mirror: Option<&mut Mirror>) {
     let begin = Instant::now();
     loop {
-        let left = LOOK.saturating_sub(begin.elapsed());
+        let mut left = LOOK.saturating_sub(begin.elapsed());
         if left.is_zero() || worker.stop_requested() {
             return;
         }
@@ -92,6 +92,9 @@ fn wait(worker: &MirrorWorker, mut mirror: Option<&mut Mirror>) {
                     continue;
                 }
                 Err(error) => tracing::warn!(%error, "cannot read the buffer of a mirror"),
+            }
+            if let Some(events) = &mut mirror.events {
+                left = events.rest(left).unwrap_or(left);
             }
             descriptors.push(mirror.links.as_fd());
             descriptors.extend(mirror.events.as_ref().map(Events::fd));

@@ -19,7 +19,7 @@ use crate::target::{MAX_DEVICES, Outlet};
 /// The object.
 const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/xdp.bpf.o"));
 /// Maps that the generations of a mirror share, by their names as pins.
-const SHARED: [&str; 9] = [
+const SHARED: [&str; 10] = [
     "counters",
     "state",
     "output_frames",
@@ -27,6 +27,7 @@ const SHARED: [&str; 9] = [
     "meta",
     "drained",
     "events",
+    "doorbell",
     "unsent",
     "buffered",
 ];
