@@ -400,6 +400,13 @@ impl Daemon {
     /// Starts the daemon again as it was started first, killing it when it still runs. Returns when it answers.
     #[track_caller]
     pub fn restart(&mut self) {
+        self.relaunch();
+        self.wait_ready();
+    }
+
+    /// The same without waiting until it answers.
+    #[track_caller]
+    pub fn relaunch(&mut self) {
         if self.child.is_some() {
             self.kill();
         }
@@ -410,7 +417,6 @@ impl Daemon {
             .expect("it was started before")
             .to_owned();
         self.launch(&folder);
-        self.wait_ready();
     }
 
     /// What the daemon wrote to standard error, of all its starts.

@@ -170,6 +170,12 @@ impl MirrorLab {
         self.mirrord = start("mirrord", &self.host, &self.dirs, &args);
     }
 
+    /// Runs `tc` in the host; panics when it fails.
+    #[track_caller]
+    pub fn tc(&self, args: &[&str]) {
+        crate::netns::must_run(self.host.command("tc").args(args));
+    }
+
     /// Makes a mirror and waits until it runs.
     #[track_caller]
     pub fn mirror(&self, name: &str, spec: MirrorSpec) {
