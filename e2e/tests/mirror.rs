@@ -103,7 +103,11 @@ fn production_is_safe_whatever_becomes_of_the_device() {
         assert_eq!(healthy.mirrored_frames, PRODUCTION);
 
         let tbf = ["qdisc", "add", "dev", "mon0", "root", "tbf"];
-        let tbf = [&tbf[..], &["rate", "8kbit", "burst", "1600", "limit", "1600"]].concat();
+        let tbf = [
+            &tbf[..],
+            &["rate", "8kbit", "burst", "1600", "limit", "1600"],
+        ]
+        .concat();
         let congested = survive(&lab, spec(), |lab| lab.tc(&tbf));
         lab.tc(&["qdisc", "del", "dev", "mon0", "root"]);
         assert!(dropped(&congested, "congested") > PRODUCTION * 9 / 10);
@@ -167,7 +171,8 @@ fn a_ring_that_comes_late_or_is_replaced_is_followed() {
     need_root!();
     let lab = MirrorLab::new();
     let ctl = Fluxctl::new(&lab.dirs);
-    lab.create("m", to_ring("eth0", "web")).expect("it waits for the ring");
+    lab.create("m", to_ring("eth0", "web"))
+        .expect("it waits for the ring");
     wait_reason(&lab, "fluxctl ring create web");
     ctl.run(&["ring", "create", "web", "--size", "8m"]);
     lab.wait_state("m", State::Running);
@@ -176,7 +181,13 @@ fn a_ring_that_comes_late_or_is_replaced_is_followed() {
         lab.wait_status("m", "all frames are in the ring", |status| {
             status.published_frames == round * 1_000
         });
-        ctl.run(&["ring", "resize", "web", "--size", &format!("{}m", 8 + round)]);
+        ctl.run(&[
+            "ring",
+            "resize",
+            "web",
+            "--size",
+            &format!("{}m", 8 + round),
+        ]);
     }
 }
 
@@ -197,7 +208,10 @@ fn mirrors_that_face_each_other_make_one_copy() {
             (Direction::In, ("p1", "q0"), ("q1", "p0")),
             (Direction::Out, ("p0", "q0"), ("q0", "p0")),
         ] {
-            lab.mirror("there", spec(to_device(there.0, there.1), attach, direction));
+            lab.mirror(
+                "there",
+                spec(to_device(there.0, there.1), attach, direction),
+            );
             lab.mirror("back", spec(to_device(back.0, back.1), attach, direction));
             Generator::new(1).count(100).send(&lab.host, "p0");
             let there = lab.wait_status("there", "100 frames", |s| s.seen_frames >= 100);
@@ -229,7 +243,10 @@ fn a_target_whose_way_leads_back_gets_one_copy() {
     // Through the bridge, which sends copies to everybody but where they came from.
     Veth::pair((&lab.host, "b0"), (&lab.host, "b1"), 1500);
     lab.host.ip(&["link", "set", "b1", "master", "br0"]);
-    lab.mirror("m", spec(to_device("eth1", "b0"), Attach::Tcx, Direction::Out));
+    lab.mirror(
+        "m",
+        spec(to_device("eth1", "b0"), Attach::Tcx, Direction::Out),
+    );
     Generator::new(1).count(100).send(&lab.left, "wire");
     let status = lab.wait_status("m", "frames and copies", |s| s.seen_frames >= 200);
     assert_eq!((status.seen_frames, status.mirrored_frames), (200, 100));
@@ -266,7 +283,15 @@ fn a_loop_through_other_namespaces_is_bounded_by_the_rate() {
 
 /// A bridge of all these interfaces.
 fn join(netns: &Netns, interfaces: &[&str]) {
-    netns.ip(&["link", "add", "loop", "type", "bridge", "mcast_snooping", "0"]);
+    netns.ip(&[
+        "link",
+        "add",
+        "loop",
+        "type",
+        "bridge",
+        "mcast_snooping",
+        "0",
+    ]);
     for interface in interfaces {
         netns.ip(&["link", "set", interface, "master", "loop"]);
     }
@@ -277,7 +302,9 @@ fn join(netns: &Netns, interfaces: &[&str]) {
 fn an_interface_is_no_target_of_itself_by_whatever_name() {
     need_root!();
     let lab = MirrorLab::new();
-    lab.host.ip(&["link", "property", "add", "dev", "eth0", "altname", "uplink"]);
+    lab.host.ip(&[
+        "link", "property", "add", "dev", "eth0", "altname", "uplink",
+    ]);
     for name in ["eth0", "uplink"] {
         let refused = lab.create("m", to_device("eth0", name));
         let text = refused.expect_err("it is refused").message().to_owned();

@@ -94,7 +94,7 @@ static __always_inline void to_buffer(CTX *ctx, struct counters *count, struct e
 		/* In the buffer it shows in front of the next frame. */
 		if (reason == DROP_BUFFER_FULL)
 			__sync_fetch_and_add(&state->lost, 1);
-		count->drops[reason & (DROPS - 1)]++;
+		count_drop(count, reason);
 		add_errors(1);
 		return;
 	}

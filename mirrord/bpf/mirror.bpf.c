@@ -40,17 +40,17 @@ const volatile __u32 filtered = 0;	/* there is a pcap-filter */
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
 /* Counts a clone by what became of it. */
-static __always_inline int clone(struct __sk_buff *skb, const struct devices *list, __u32 n)
+static __always_inline int clone(struct __sk_buff *skb, __u32 n)
 {
-	__u32 ifindex = list->ifindex[n];
+	const struct device *device = bpf_map_lookup_elem(&devices, &n);
 	long result;
 
-	if (!ifindex)
+	if (!device || !device->ifindex)
 		return DROP_NO_INTERFACE;
 	/* A queueing discipline would only say that it has dropped something. */
-	if (list->down & (1U << n))
+	if (device->down)
 		return DROP_LINK_DOWN;
-	result = bpf_clone_redirect(skb, ifindex, 0);
+	result = bpf_clone_redirect(skb, device->ifindex, 0);
 	if (!result)
 		return -1;
 	if (result > 0)
@@ -72,33 +72,30 @@ static __always_inline int clone(struct __sk_buff *skb, const struct devices *li
 static __always_inline void to_relay(struct __sk_buff *skb, struct counters *count)
 {
 	__u32 zero = 0, mark_before = skb->mark;
-	const struct devices *list = bpf_map_lookup_elem(&devices, &zero);
+	const struct device *helper = bpf_map_lookup_elem(&devices, &zero);
 	long result;
 
-	if (!list)
+	if (!helper)
 		return;		/* cannot be: it has an entry */
 	skb->mark = mark_before | mark;
-	result = bpf_clone_redirect(skb, list->ifindex[0], 0);
+	result = bpf_clone_redirect(skb, helper->ifindex, 0);
 	skb->mark = mark_before;
 	if (!result || result == NET_XMIT_DROP)
 		return;
-	count->drops[result == -12 ? DROP_NO_MEMORY : DROP_REDIRECT_FAILED]++;
+	count_drop(count, result == -12 ? DROP_NO_MEMORY : DROP_REDIRECT_FAILED);
 	count_output(0, 1);
 	add_errors(1);
 }
 
 static __always_inline void to_devices(struct __sk_buff *skb, struct counters *count, __u32 length)
 {
-	__u32 zero = 0, mark_before = skb->mark, failed = 0, n;
-	const struct devices *list = bpf_map_lookup_elem(&devices, &zero);
+	__u32 mark_before = skb->mark, failed = 0, n;
 
-	if (!list)
-		return;		/* cannot be: it has an entry */
 	count->copied += device_count - 1;
 	skb->mark = mark_before | mark;
 #pragma clang loop unroll(disable)
 	for (n = 0; n < MAX_DEVICES && n < device_count; n++) {
-		int reason = clone(skb, list, n);
+		int reason = clone(skb, n);
 
 		count_output(n, reason >= 0);
 		if (reason < 0) {
@@ -107,7 +104,7 @@ static __always_inline void to_devices(struct __sk_buff *skb, struct counters *c
 			continue;
 		}
 		failed++;
-		count->drops[reason & (DROPS - 1)]++;
+		count_drop(count, reason);
 	}
 	skb->mark = mark_before;
 	add_errors(failed);

@@ -59,17 +59,12 @@ struct {
 	__type(value, struct counters);
 } counters SEC(".maps");
 
-/* Copies by device. */
-struct output {
-	__u64 frames;
-	__u64 failed;
-};
-
+/* Copies by device: two entries for each, those that were sent and those that failed. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, MAX_DEVICES);
+	__uint(max_entries, 2 * MAX_DEVICES);
 	__type(key, __u32);
-	__type(value, struct output);
+	__type(value, __u64);
 } output_frames SEC(".maps");
 
 /* Why a fuse has blown; the texts are in mirrord/src/counters.rs. */
@@ -103,17 +98,16 @@ struct {
 } state SEC(".maps");
 
 /* Where copies go, kept up to date by mirrord. Each generation of programs has its own. */
-struct devices {
-	__u32 ifindex[MAX_DEVICES];	/* 0: there is none */
-	__u32 down;			/* a bit for each that is down */
-	__u32 unused;
+struct device {
+	__u32 ifindex;		/* 0: there is none */
+	__u32 down;
 };
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, MAX_DEVICES);
 	__type(key, __u32);
-	__type(value, struct devices);
+	__type(value, struct device);
 } devices SEC(".maps");
 
 /* What mirrord keeps for its next life: which programs these are (pins.rs), and what became of frames in user space (events.rs). */
@@ -223,16 +217,50 @@ static __always_inline struct counters *own_counters(void)
 	return bpf_map_lookup_elem(&counters, &zero);
 }
 
+/*
+ * Counts a copy that was not made. A reason that is known when the program is compiled may be counted in place. The verifier takes no
+ * pointer that moves by another number on each way that leads there, unless the loader may read all memory (CAP_PERFMON), which
+ * mirrord need not; so every reason has a place of its own in the program, and the compiler is kept from making one of them.
+ */
+static __always_inline void count_drop(struct counters *count, __u32 reason)
+{
+#define CASE(at) case at: count->drops[at]++; asm volatile("" : : "i"(at)); break
+	switch (reason) {
+	CASE(DROP_LOOP_GUARD);
+	CASE(DROP_EXPIRED);
+	CASE(DROP_FUSE);
+	CASE(DROP_NO_MEMORY);
+	CASE(DROP_LINK_DOWN);
+	CASE(DROP_NO_INTERFACE);
+	CASE(DROP_CONGESTED);
+	CASE(DROP_CLONE_FAILED);
+	CASE(DROP_BUFFER_FULL);
+	CASE(DROP_UNREADABLE);
+	CASE(DROP_FILTER_FAILED);
+	CASE(DROP_NO_ROUTE);
+	CASE(DROP_OVERSIZE);
+	CASE(DROP_NOT_IP);
+	CASE(DROP_ENCAP_FAILED);
+	CASE(DROP_REDIRECT_FAILED);
+	CASE(DROP_NOT_TAKEN);
+	CASE(DROP_NO_HEADROOM);
+	CASE(DROP_UNREACHABLE);
+	}
+#undef CASE
+}
+
+static __always_inline void add_output(__u32 n, int failed, __u64 copies)
+{
+	__u32 place = 2 * n + !!failed;
+	__u64 *frames = bpf_map_lookup_elem(&output_frames, &place);
+
+	if (frames)
+		*frames += copies;
+}
+
 static __always_inline void count_output(__u32 n, int failed)
 {
-	struct output *output = bpf_map_lookup_elem(&output_frames, &n);
-
-	if (!output)
-		return;
-	if (failed)
-		output->failed++;
-	else
-		output->frames++;
+	add_output(n, failed, 1);
 }
 
 static __always_inline struct state *own_state(void)

@@ -512,7 +512,7 @@ static __always_inline int to_collector(struct __sk_buff *skb, struct counters *
 		reason = DROP_REDIRECT_FAILED;
 	count_output(0, reason >= 0);
 	if (reason >= 0) {
-		count->drops[reason & (DROPS - 1)]++;
+		count_drop(count, reason);
 		add_errors(1);
 		return TC_ACT_SHOT;
 	}
@@ -526,11 +526,8 @@ static __always_inline int to_collector(struct __sk_buff *skb, struct counters *
 /* Gives what is left of a copy to each device. */
 static __always_inline void to_devices(struct __sk_buff *skb, struct counters *count, __u32 length)
 {
-	__u32 zero = 0, cut_off = 0, failed = 0, tag = skb->vlan_present ? TAG_LEN : 0;
-	const struct devices *list = bpf_map_lookup_elem(&devices, &zero);
+	__u32 cut_off = 0, failed = 0, tag = skb->vlan_present ? TAG_LEN : 0;
 
-	if (!list)
-		return;		/* cannot be: it has an entry */
 	/* A giant is so many packets: only if those are too long is it cut. */
 	if (length > snaplen && (!skb->gso_size || skb->gso_size > snaplen)) {
 		cut_off = 1;
@@ -543,15 +540,16 @@ static __always_inline void to_devices(struct __sk_buff *skb, struct counters *c
 	count->copied += device_count - 1;
 #pragma clang loop unroll(disable)
 	for (__u32 n = 0; n < MAX_DEVICES && n < device_count; n++) {
+		const struct device *device = bpf_map_lookup_elem(&devices, &(__u32){ n });
 		long result = -19;
 
-		if (list->down & (1U << n))
+		if (device && device->down)
 			result = -100;
-		else if (list->ifindex[n])
-			result = bpf_clone_redirect(skb, list->ifindex[n], 0);
+		else if (device && device->ifindex)
+			result = bpf_clone_redirect(skb, device->ifindex, 0);
 		count_output(n, result != 0);
 		if (result) {
-			count->drops[refusal(result) & (DROPS - 1)]++;
+			count_drop(count, refusal(result));
 			failed++;
 			continue;
 		}

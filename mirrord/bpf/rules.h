@@ -38,7 +38,8 @@ enum {
 	CLASS_FLAGS = CLASS_DPORT + 3,	/* no TCP, or no flags */
 	CLASS_FLAGS_LATER,	/* later fragments of TCP */
 	CLASS_DIRECTION,	/* the first of two, by direction */
-	RULE_SETTINGS = CLASS_DIRECTION + 2,
+	RULES_ACCEPT = CLASS_DIRECTION + 2,	/* the class that is the set of rules that accept */
+	RULE_SETTINGS,
 };
 
 enum {
@@ -53,32 +54,30 @@ enum {
 };
 
 const volatile __u32 rule_settings[RULE_SETTINGS] = { [RULES_DEFAULT] = 1 };
-/* The rules that accept. */
-const volatile __u64 rule_accepts[RULE_WORDS] = {};
-
-struct rule_class {
-	__u64 rules[RULE_WORDS];
-};
-
-/* Classes of what has few values. */
-struct rule_tables {
-	__u16 protocol[257];	/* the last one: not IP */
-	__u16 flags[256];
-	__u16 vlan[4097];	/* by VLAN identifier; the last one: no tag */
-};
-
+/*
+ * The sets, each of as many words as are in use, one after another. Everything here is found by number rather than by moving a pointer: a
+ * loader without CAP_PERFMON may not have a pointer moved by one distance here and by another there.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, struct rule_class);
+	__type(value, __u64);
 } rule_classes SEC(".maps");
 
+/* Classes of what has few values, and where each kind begins. */
+enum {
+	SMALL_PROTOCOLS,			/* the last one: not IP */
+	SMALL_FLAGS = SMALL_PROTOCOLS + 257,
+	SMALL_VLANS = SMALL_FLAGS + 256,	/* by VLAN identifier; the last one: no tag */
+	SMALL = SMALL_VLANS + 4097,
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, SMALL);
 	__type(key, __u32);
-	__type(value, struct rule_tables);
+	__type(value, __u16);
 } rule_tables SEC(".maps");
 
 /* Frames by the rule that decided. */
@@ -135,12 +134,7 @@ struct networks4 rule_destination4 SEC(".maps");
 struct networks6 rule_source6 SEC(".maps");
 struct networks6 rule_destination6 SEC(".maps");
 
-static __always_inline const struct rule_class *rule_class(__u32 id)
-{
-	return bpf_map_lookup_elem(&rule_classes, &id);
-}
-
-static __always_inline const struct rule_class *
+static __always_inline __u32
 class_of_address(void *v4, void *v6, const struct packet *packet, const union address *address, __u32 otherwise)
 {
 	const __u32 *class = 0;
@@ -155,11 +149,10 @@ class_of_address(void *v4, void *v6, const struct packet *packet, const union ad
 		__builtin_memcpy(key.address, address->v6, sizeof(key.address));
 		class = bpf_map_lookup_elem(v6, &key);
 	}
-	return rule_class(class ? *class : rule_settings[otherwise]);
+	return class ? *class : otherwise;
 }
 
-static __always_inline const struct rule_class *
-class_of_port(void *table, const struct packet *packet, __u16 port, __u32 otherwise)
+static __always_inline __u32 class_of_port(void *table, const struct packet *packet, __u16 port, __u32 plain, __u32 later, __u32 cut)
 {
 	const struct port_page *page;
 	__u32 at = port / PORT_PAGE;
@@ -167,87 +160,75 @@ class_of_port(void *table, const struct packet *packet, __u16 port, __u32 otherw
 	switch (packet->kind) {
 	case PACKET_PORTS:
 		page = bpf_map_lookup_elem(table, &at);
-		return page ? rule_class(page->class[port % PORT_PAGE]) : 0;
+		return page ? page->class[port % PORT_PAGE] : 0;
 	case PACKET_LATER:
-		return rule_class(rule_settings[otherwise + 1]);
+		return later;
 	case PACKET_CUT:
-		return rule_class(rule_settings[otherwise + 2]);
+		return cut;
 	default:
-		return rule_class(rule_settings[otherwise]);
+		return plain;
 	}
 }
 
-static __always_inline const struct rule_class *class_of_flags(const struct rule_tables *tables, const struct packet *packet)
+static __always_inline __u32 class_of_small(__u32 at)
+{
+	const __u16 *class = bpf_map_lookup_elem(&rule_tables, &at);
+
+	return class ? *class : 0;
+}
+
+static __always_inline __u32 class_of_flags(const struct packet *packet)
 {
 	if (packet->has_tcp_flags)
-		return rule_class(tables->flags[packet->tcp_flags]);
+		return class_of_small(SMALL_FLAGS + packet->tcp_flags);
 	if (packet->kind == PACKET_LATER && packet->proto == PROTO_TCP)
-		return rule_class(rule_settings[CLASS_FLAGS_LATER]);
-	return rule_class(rule_settings[CLASS_FLAGS]);
+		return rule_settings[CLASS_FLAGS_LATER];
+	return rule_settings[CLASS_FLAGS];
 }
 
 /* The classes of one frame, by condition; a second one for VLANs. */
 struct classes {
-	const struct rule_class *source, *destination, *sport, *dport, *protocol, *flags, *vlan, *second_vlan, *direction;
+	__u32 source, destination, sport, dport, protocol, flags, vlan, second_vlan, direction;
 };
 
-/* Finds the classes for the conditions that are used; the others stay empty. False: a table is missing, which cannot be. */
-static __always_inline int rules_classify(const struct packet *packet, __u32 direction, struct classes *classes)
+/* Finds the classes for the conditions that are used. */
+static __always_inline void rules_classify(const struct packet *packet, __u32 direction, struct classes *classes)
 {
 	__u32 used = rule_settings[RULES_USED];
-	const struct rule_tables *tables;
-	__u32 zero = 0;
 
-	__builtin_memset(classes, 0, sizeof(*classes));
-	if (used & USED_SOURCE) {
-		classes->source = class_of_address(&rule_source4, &rule_source6, packet, &packet->source, CLASS_SOURCE);
-		if (!classes->source)
-			return 0;
-	}
-	if (used & USED_DESTINATION) {
-		classes->destination = class_of_address(&rule_destination4, &rule_destination6, packet,
-							&packet->destination, CLASS_DESTINATION);
-		if (!classes->destination)
-			return 0;
-	}
-	if (used & USED_SPORT) {
-		classes->sport = class_of_port(&rule_sport, packet, packet->sport, CLASS_SPORT);
-		if (!classes->sport)
-			return 0;
-	}
-	if (used & USED_DPORT) {
-		classes->dport = class_of_port(&rule_dport, packet, packet->dport, CLASS_DPORT);
-		if (!classes->dport)
-			return 0;
-	}
-	if (used & USED_DIRECTION) {
-		classes->direction = rule_class(rule_settings[CLASS_DIRECTION + (direction & 1)]);
-		if (!classes->direction)
-			return 0;
-	}
-	if (!(used & (USED_PROTOCOL | USED_FLAGS | USED_VLAN)))
-		return 1;
-	tables = bpf_map_lookup_elem(&rule_tables, &zero);
-	if (!tables)
-		return 0;
-	if (used & USED_PROTOCOL) {
-		classes->protocol = rule_class(tables->protocol[packet->family ? packet->proto : 256]);
-		if (!classes->protocol)
-			return 0;
-	}
-	if (used & USED_FLAGS) {
-		classes->flags = class_of_flags(tables, packet);
-		if (!classes->flags)
-			return 0;
-	}
+	if (used & USED_SOURCE)
+		classes->source = class_of_address(&rule_source4, &rule_source6, packet, &packet->source,
+						   rule_settings[CLASS_SOURCE]);
+	if (used & USED_DESTINATION)
+		classes->destination = class_of_address(&rule_destination4, &rule_destination6, packet, &packet->destination,
+							rule_settings[CLASS_DESTINATION]);
+	if (used & USED_SPORT)
+		classes->sport = class_of_port(&rule_sport, packet, packet->sport, rule_settings[CLASS_SPORT],
+					       rule_settings[CLASS_SPORT + 1], rule_settings[CLASS_SPORT + 2]);
+	if (used & USED_DPORT)
+		classes->dport = class_of_port(&rule_dport, packet, packet->dport, rule_settings[CLASS_DPORT],
+					       rule_settings[CLASS_DPORT + 1], rule_settings[CLASS_DPORT + 2]);
+	if (used & USED_DIRECTION)
+		classes->direction = direction == DIRECTION_IN ? rule_settings[CLASS_DIRECTION]
+							       : rule_settings[CLASS_DIRECTION + 1];
+	if (used & USED_PROTOCOL)
+		classes->protocol = class_of_small(SMALL_PROTOCOLS + (packet->family ? packet->proto : 256));
+	if (used & USED_FLAGS)
+		classes->flags = class_of_flags(packet);
 	if (used & USED_VLAN) {
-		classes->vlan = rule_class(tables->vlan[packet->tags ? packet->vid[0] & 0xfff : 4096]);
+		classes->vlan = class_of_small(SMALL_VLANS + (packet->tags ? packet->vid[0] & 0xfff : 4096));
 		/* One of the two has to match. */
-		classes->second_vlan = packet->tags > 1 ? rule_class(tables->vlan[packet->vid[1] & 0xfff]) : classes->vlan;
-		if (!classes->vlan || !classes->second_vlan)
-			return 0;
+		classes->second_vlan = packet->tags > 1 ? class_of_small(SMALL_VLANS + (packet->vid[1] & 0xfff)) : classes->vlan;
 	}
-	return 1;
+}
+
+/* A word of a set. */
+static __always_inline __u64 rule_word(__u32 class, __u32 word)
+{
+	__u32 at = class * rule_settings[RULES_WORDS] + word;
+	const __u64 *set = bpf_map_lookup_elem(&rule_classes, &at);
+
+	return set ? *set : 0;
 }
 
 /* The place of the lowest bit; there is one. */
@@ -267,41 +248,41 @@ static __always_inline __u32 lowest_bit(__u64 word)
 /* Whether the frame is selected. Counts it for the rule that decided. */
 static __always_inline int rules_select(const struct packet *packet, __u32 direction)
 {
-	__u32 words = rule_settings[RULES_WORDS];
-	struct classes classes;
+	__u32 words = rule_settings[RULES_WORDS], used = rule_settings[RULES_USED];
+	struct classes classes = {};
 
 	if (!words)
 		return rule_settings[RULES_DEFAULT];
-	if (!rules_classify(packet, direction, &classes))
-		return 0;
+	rules_classify(packet, direction, &classes);
+#pragma clang loop unroll(disable)
 	for (__u32 i = 0; i < RULE_WORDS && i < words; i++) {
 		__u64 left = ~0ull;
 		__u64 *frames;
 		__u32 rule;
 
-		if (classes.source)
-			left &= classes.source->rules[i];
-		if (classes.destination)
-			left &= classes.destination->rules[i];
-		if (classes.sport)
-			left &= classes.sport->rules[i];
-		if (classes.dport)
-			left &= classes.dport->rules[i];
-		if (classes.protocol)
-			left &= classes.protocol->rules[i];
-		if (classes.flags)
-			left &= classes.flags->rules[i];
-		if (classes.vlan)
-			left &= classes.vlan->rules[i] | classes.second_vlan->rules[i];
-		if (classes.direction)
-			left &= classes.direction->rules[i];
+		if (used & USED_SOURCE)
+			left &= rule_word(classes.source, i);
+		if (used & USED_DESTINATION)
+			left &= rule_word(classes.destination, i);
+		if (used & USED_SPORT)
+			left &= rule_word(classes.sport, i);
+		if (used & USED_DPORT)
+			left &= rule_word(classes.dport, i);
+		if (used & USED_PROTOCOL)
+			left &= rule_word(classes.protocol, i);
+		if (used & USED_FLAGS)
+			left &= rule_word(classes.flags, i);
+		if (used & USED_VLAN)
+			left &= rule_word(classes.vlan, i) | rule_word(classes.second_vlan, i);
+		if (used & USED_DIRECTION)
+			left &= rule_word(classes.direction, i);
 		if (!left)
 			continue;
 		rule = lowest_bit(left);
 		frames = bpf_map_lookup_elem(&rule_frames, &(__u32){ i * 64 + rule });
 		if (frames)
 			(*frames)++;
-		return rule_accepts[i] >> rule & 1;
+		return rule_word(rule_settings[RULES_ACCEPT], i) >> rule & 1;
 	}
 	return rule_settings[RULES_DEFAULT];
 }

@@ -66,7 +66,7 @@ static __always_inline void refuse(struct counters *count, const struct limits *
 		if (length <= l->output[n].longest)
 			continue;
 		count_output(n, 1);
-		count->drops[l->output[n].reason & (DROPS - 1)]++;
+		count_drop(count, l->output[n].reason);
 		failed++;
 	}
 	add_errors(failed);
@@ -172,24 +172,6 @@ static __always_inline int edit(struct xdp_md *ctx, struct counters *count, cons
 	}
 	l = bpf_map_lookup_elem(&limits, &zero);
 	return l && length > l->output[n].longest ? DROP_OVERSIZE : -1;
-}
-
-/*
- * Without CAP_PERFMON the verifier takes no index that is a constant here and another one there. The statements without code keep the compiler
- * from making one of the two.
- */
-static __always_inline void count_drop(struct counters *count, int reason)
-{
-	__u64 *drops;
-
-	if (reason == DROP_NO_HEADROOM) {
-		drops = &count->drops[DROP_NO_HEADROOM];
-		asm volatile("" : "+r"(drops) : "i"(DROP_NO_HEADROOM));
-	} else {
-		drops = &count->drops[DROP_OVERSIZE];
-		asm volatile("" : "+r"(drops) : "i"(DROP_OVERSIZE));
-	}
-	(*drops)++;
 }
 
 /* A copy on its way to an output. */

@@ -64,7 +64,6 @@ int flushed(__u64 *ctx)
 	struct net_device *from = (struct net_device *)ctx[0], *to = (struct net_device *)ctx[1];
 	__u32 zero = 0, ifindex, place, drops = (__u32)ctx[3];
 	struct counters *count;
-	struct output *output;
 	struct places *p;
 	__u32 *ended;
 
@@ -85,11 +84,8 @@ int flushed(__u64 *ctx)
 		*ended = 0;
 		count->drops[reason_of((int)ctx[4])] += drops;
 		count->mirrored -= drops;
-		output = bpf_map_lookup_elem(&output_frames, &place);
-		if (output) {
-			output->failed += drops;
-			output->frames -= drops;
-		}
+		add_output(place, 0, -drops);
+		add_output(place, 1, drops);
 		break;
 	}
 	return 0;

@@ -117,7 +117,7 @@ pub(crate) struct Limits {
 /// The counting maps of one mirror.
 pub(crate) struct Books {
     counters: PerCpuArray<MapData, [u64; WORDS]>,
-    outputs: PerCpuArray<MapData, [u64; 2]>,
+    outputs: PerCpuArray<MapData, u64>,
     rule_frames: PerCpuArray<MapData, u64>,
     state: Array<MapData, [u64; STATE_WORDS]>,
     drained: Array<MapData, [u64; 16]>,
@@ -222,10 +222,11 @@ impl Books {
         for (reason, frames) in DropReason::ALL.iter().zip(drained.drops) {
             add(status, reason.as_str(), frames);
         }
-        for (index, output) in (0..).zip(&mut status.outputs) {
-            let of_cpus = self.outputs.get(&index, 0).map_err(unreadable)?;
-            output.frames = of_cpus.iter().map(|words| words[0]).sum();
-            output.failed_frames = of_cpus.iter().map(|words| words[1]).sum();
+        for (index, output) in (0_u32..).zip(&mut status.outputs) {
+            let frames =
+                |place| -> Result<u64, MapError> { Ok(self.outputs.get(&place, 0)?.iter().sum()) };
+            output.frames = frames(2 * index).map_err(unreadable)?;
+            output.failed_frames = frames(2 * index + 1).map_err(unreadable)?;
         }
         status.rule_frames = (0..u32::try_from(rules).unwrap_or(0))
             .map(|rule| Ok(self.rule_frames.get(&rule, 0)?.iter().sum()))

@@ -1,12 +1,12 @@
 //! The programs of a mirror at traffic control: `bpf/mirror.bpf.c`, loaded with settings in place. One load is one generation; to change a
 //! setting, another one takes its place.
 
-use std::borrow::Cow;
+use std::borrow::{BorrowMut, Cow};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use aya::maps::{Array, Map, MapData, ProgramArray};
 use aya::programs::SchedClassifier;
-use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+use aya::{Ebpf, EbpfLoader};
 use fluxcap_headers::{Filter, Sampler, TailCalls};
 use fluxcap_options::mirror_filter;
 use fluxcap_proto::v1::{MirrorFuse, MirrorRate, MirrorSpec, SampleMode};
@@ -136,7 +136,6 @@ impl Generation {
             .map_err(|error| Error::Unsuitable(error.to_string()))?;
         let mut loader = EbpfLoader::new();
         loader.btf(None);
-        loader.verifier_log_level(VerifierLogLevel::DISABLE);
         settings.configure(&mut loader);
         tables.configure(&mut loader);
         if !plan.spec.ring.is_empty() {
@@ -242,12 +241,10 @@ impl Generation {
             .ebpf
             .map_mut("devices")
             .ok_or_else(|| absent("devices"))?;
-        let mut devices: Array<&mut MapData, [u32; DEVICES_WORDS]> = map
+        let mut devices = map
             .try_into()
             .map_err(|error| Error::kernel("use a map", error))?;
-        devices
-            .set(0, words(outlets), 0)
-            .map_err(|error| Error::kernel("use a map", error))
+        write(&mut devices, outlets)
     }
 
     /// The program for one way, and its identifier.
@@ -269,23 +266,23 @@ impl Generation {
 /// Says where copies go from now on, of the generation with these maps.
 pub(crate) fn set_outlets(folder: &Folder, slot: u8, outlets: &[Outlet]) -> Result<(), Error> {
     let pin = own_pin("devices", slot);
-    let mut devices: Array<MapData, [u32; DEVICES_WORDS]> = crate::counters::array(folder, &pin)?;
-    devices
-        .set(0, words(outlets), 0)
-        .map_err(|error| Error::kernel("use a map", error))
+    write(&mut crate::counters::array(folder, &pin)?, outlets)
 }
 
-/// Words of `struct devices`.
-pub(crate) const DEVICES_WORDS: usize = MAX_DEVICES + 2;
-
-/// As the programs have them.
-pub(crate) fn words(outlets: &[Outlet]) -> [u32; DEVICES_WORDS] {
-    let mut words = [0; DEVICES_WORDS];
-    for (n, outlet) in outlets.iter().enumerate().take(MAX_DEVICES) {
-        words[n] = outlet.ifindex;
-        words[MAX_DEVICES] |= u32::from(outlet.down) << n;
+/// Writes a `struct device` for each; what is not there has none.
+pub(crate) fn write<M: BorrowMut<MapData>>(
+    devices: &mut Array<M, [u32; 2]>,
+    outlets: &[Outlet],
+) -> Result<(), Error> {
+    let none = Outlet::default();
+    for n in 0..MAX_DEVICES {
+        let outlet = outlets.get(n).unwrap_or(&none);
+        let index = u32::try_from(n).unwrap_or(u32::MAX);
+        devices
+            .set(index, [outlet.ifindex, outlet.down.into()], 0)
+            .map_err(|error| Error::kernel("use a map", error))?;
     }
-    words
+    Ok(())
 }
 
 /// Name of a map of the generation with this number.

@@ -4,7 +4,7 @@ use super::format::{Form, MAX_HEADER};
 use crate::counters;
 use crate::error::Error;
 use crate::pins::Folder;
-use crate::program::{DEVICES_WORDS, hash, words};
+use crate::program::{hash, write};
 use crate::target::Outlet;
 use aya::maps::{Array, MapData, MapError};
 use aya::programs::SchedClassifier;
@@ -15,9 +15,8 @@ use std::borrow::Cow;
 const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/relay.bpf.o"));
 /// Name of the program's function.
 const PROGRAM: &str = "relay";
-/// Bytes of `struct way` and of `struct devices`.
+/// Bytes of `struct way`.
 const WAY_BYTES: usize = 24 + MAX_HEADER;
-const DEVICES_BYTES: usize = 4 * DEVICES_WORDS;
 
 /// What a relay program is told before it is loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,7 +151,7 @@ pub(super) fn fingerprints(orders: Orders) -> [u64; 2] {
 pub(super) struct RelayMaps {
     ways: Array<MapData, [u8; WAY_BYTES]>,
     in_use: Array<MapData, u32>,
-    devices: Array<MapData, [u8; DEVICES_BYTES]>,
+    devices: Array<MapData, [u32; 2]>,
 }
 
 impl RelayMaps {
@@ -174,11 +173,7 @@ impl RelayMaps {
 
     /// Gives copies to these interfaces from now on.
     pub(super) fn set_devices(&mut self, outlets: &[Outlet]) -> Result<(), Error> {
-        let mut bytes = [0; DEVICES_BYTES];
-        for (field, word) in bytes.chunks_exact_mut(4).zip(words(outlets)) {
-            field.copy_from_slice(&word.to_ne_bytes());
-        }
-        self.devices.set(0, bytes, 0).map_err(unusable)
+        write(&mut self.devices, outlets)
     }
 }
 

@@ -11,7 +11,7 @@ const WORDS: usize = MAX_RULES / 64;
 pub(super) const PORT_PAGE: usize = 256;
 const PORTS: usize = 65_536;
 
-/// Entries of `struct rule_tables`: where each begins, and how many there are.
+/// Entries of `rule_tables`, by what they are found by.
 const PROTOCOLS: usize = 257;
 const FLAGS: usize = 256;
 const VLANS: usize = 4097;
@@ -29,7 +29,8 @@ mod place {
     pub(super) const FLAGS: usize = 11;
     pub(super) const FLAGS_LATER: usize = 12;
     pub(super) const DIRECTION: usize = 13;
-    pub(super) const ALL: usize = 15;
+    pub(super) const ACCEPT: usize = 15;
+    pub(super) const ALL: usize = 16;
 }
 
 /// Bits of `USED`, by condition.
@@ -60,7 +61,6 @@ pub(crate) struct Networks {
 #[derive(Debug)]
 pub(crate) struct Tables {
     pub(super) settings: [u32; place::ALL],
-    pub(super) accepts: Set,
     /// The sets of rules, by class; each once.
     pub(super) classes: Vec<Set>,
     pub(super) sources: Networks,
@@ -72,6 +72,16 @@ pub(crate) struct Tables {
 }
 
 impl Tables {
+    /// Words of a set that are in use.
+    pub(super) fn words(&self) -> usize {
+        usize::try_from(self.settings[place::WORDS]).unwrap_or(0)
+    }
+
+    /// Whether anything is looked for in `small`.
+    pub(super) fn uses_small(&self) -> bool {
+        self.settings[place::USED] & (used::PROTOCOL | used::FLAGS | used::VLAN) != 0
+    }
+
     /// Makes the tables.
     ///
     /// # Errors
@@ -86,12 +96,14 @@ impl Tables {
         let [sport, dport] = builder.ports()?;
         let small = builder.small()?;
         builder.directions()?;
+        let accepts = builder.those(|rule| rule.action == Action::Accept);
+        let accepts = builder.classes.number(&accepts)?;
         let mut settings = builder.settings;
+        settings[place::ACCEPT] = accepts.into();
         settings[place::WORDS] = u32::try_from(set.rules().len().div_ceil(64)).unwrap_or(u32::MAX);
         settings[place::DEFAULT] = set.accepts_others().into();
         Ok(Tables {
             settings,
-            accepts: builder.those(|rule| rule.action == Action::Accept),
             classes: builder.classes.sets,
             sources,
             destinations,
