@@ -278,17 +278,12 @@ static __always_inline __u32 lowest_bit(__u64 word)
 	return at;
 }
 
-/*
- * Whether the frame is selected. Counts it for the rule that decided. A function of its own, which the verifier looks at once (Linux
- * 5.12), and not again for every way through the headers.
- */
-__attribute__((noinline)) int rules_select(const struct packet *packet, __u32 direction)
+/* Whether the frame is selected. Counts it for the rule that decided. */
+static __always_inline int rules_select(const struct packet *packet, __u32 direction)
 {
 	__u32 words = rule_settings[RULES_WORDS];
 	struct classes classes = {};
 
-	if (!packet)
-		return 0;	/* cannot be */
 	if (!words)
 		return rule_settings[RULES_DEFAULT];
 	rules_classify(packet, direction, &classes);

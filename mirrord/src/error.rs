@@ -136,6 +136,19 @@ pub(crate) fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
     None
 }
 
+/// Rules make programs that the verifier gives up on when it has to look at what a CPU might do in advance as well, which it spares those who
+/// may read all memory.
+pub(crate) fn may_have_rules() -> Result<(), Error> {
+    let have = capabilities(None).map_or(CapabilitySet::all(), |sets| sets.effective);
+    if have.intersects(CapabilitySet::PERFMON | CapabilitySet::SYS_ADMIN) {
+        return Ok(());
+    }
+    Err(Error::Capability {
+        operation: "load programs with rules",
+        missing: "CAP_PERFMON".to_owned(),
+    })
+}
+
 /// The capabilities that this thread has to have and has not, if the errno may come from that.
 fn denied(code: i32) -> Option<String> {
     if !matches!(code, libc::EPERM | libc::EACCES) {
@@ -146,10 +159,9 @@ fn denied(code: i32) -> Option<String> {
         (CapabilitySet::BPF, "CAP_BPF"),
         (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN"),
     ];
-    // The old capability for everything stands in for the former.
     let missing: Vec<&str> = needed
         .into_iter()
-        .filter(|(bit, _)| !have.contains(*bit) && !have.contains(CapabilitySet::SYS_ADMIN | *bit))
+        .filter(|(bit, _)| !have.contains(*bit))
         .map(|(_, name)| name)
         .collect();
     (!missing.is_empty()).then(|| missing.join(" and "))
