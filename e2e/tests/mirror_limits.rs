@@ -441,16 +441,14 @@ fn frames_come_into_the_ring_byte_for_byte() {
     assert_eq!(got[frames.len()].0.direction, fluxcap_ring::Direction::Out);
 
     // Cut, and said so.
-    lab.update(
-        "m",
-        MirrorSpec {
-            snaplen: 64,
-            ..to_ring("eth0", "web")
-        },
-        &["snaplen"],
-    )
-    .expect("a length");
-    lab.wait_state("m", State::Running);
+    let program = |status: &MirrorStatus| status.attachments[0].program_id;
+    let before = program(&lab.status("m"));
+    let shorter = MirrorSpec {
+        snaplen: 64,
+        ..to_ring("eth0", "web")
+    };
+    lab.update("m", shorter, &["snaplen"]).expect("a length");
+    lab.wait_status("m", "other programs", |status| program(status) != before);
     fluxcap_e2e::send_frames(&lab.left, "wire", &frames);
     let cut = reader.take(frames.len(), SOON);
     for (sent, (meta, bytes)) in frames.iter().zip(&cut) {

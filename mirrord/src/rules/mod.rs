@@ -10,7 +10,7 @@ use fluxcap_proto::v1;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 pub(crate) use tables::Tables;
-use tables::{PORT_PAGE, Ports, SMALL};
+use tables::{PORT_PAGE, Ports};
 
 /// Why rules cannot be put into programs.
 #[derive(Debug, thiserror::Error)]

@@ -15,7 +15,7 @@ const PORTS: usize = 65_536;
 const PROTOCOLS: usize = 257;
 const FLAGS: usize = 256;
 const VLANS: usize = 4097;
-pub(super) const SMALL: usize = PROTOCOLS + FLAGS + VLANS;
+const SMALL: usize = PROTOCOLS + FLAGS + VLANS;
 
 /// Places in `rule_settings`.
 mod place {
