@@ -39,6 +39,7 @@ enum {
 	CLASS_FLAGS_LATER,	/* later fragments of TCP */
 	CLASS_DIRECTION,	/* the first of two, by direction */
 	RULES_ACCEPT = CLASS_DIRECTION + 2,	/* the class that is the set of rules that accept */
+	RULES_ALL,		/* and of all */
 	RULE_SETTINGS,
 };
 
@@ -54,15 +55,20 @@ enum {
 };
 
 const volatile __u32 rule_settings[RULE_SETTINGS] = { [RULES_DEFAULT] = 1 };
+
 /*
- * The sets, each of as many words as are in use, one after another. Everything here is found by number rather than by moving a pointer: a
- * loader without CAP_PERFMON may not have a pointer moved by one distance here and by another there.
+ * The sets. What is below is written so that a loader without CAP_PERFMON may load it: the verifier then also follows what a CPU might do
+ * in advance, in which it takes numbers for unknown. So there are no loops, no pointers are moved, and few ways part.
  */
+struct rule_class {
+	__u64 rules[RULE_WORDS];
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, __u64);
+	__type(value, struct rule_class);
 } rule_classes SEC(".maps");
 
 /* Classes of what has few values, and where each kind begins. */
@@ -177,131 +183,132 @@ static __always_inline __u32 class_of_small(__u32 at)
 	return class ? *class : 0;
 }
 
-static __always_inline __u32 class_of_flags(const struct packet *packet)
+static __always_inline __u32 class_of_flags(const struct packet *packet, __u32 otherwise, __u32 later)
 {
 	if (packet->has_tcp_flags)
 		return class_of_small(SMALL_FLAGS + packet->tcp_flags);
-	if (packet->kind == PACKET_LATER && packet->proto == PROTO_TCP)
-		return rule_settings[CLASS_FLAGS_LATER];
-	return rule_settings[CLASS_FLAGS];
+	return packet->kind == PACKET_LATER && packet->proto == PROTO_TCP ? later : otherwise;
 }
 
-/* The classes of one frame, by condition; a second one for VLANs. */
-struct classes {
-	__u32 source, destination, sport, dport, protocol, flags, vlan, second_vlan, direction;
+/* The set of rules with this number, or 0. */
+static __always_inline const struct rule_class *rule_class(__u32 id)
+{
+	return bpf_map_lookup_elem(&rule_classes, &id);
+}
+
+/* The sets of one frame, by condition; a second one for VLANs. Where no rule has a condition, it is the set of all. */
+struct rule_sets {
+	const struct rule_class *source, *destination, *sport, *dport, *protocol, *flags, *vlan, *second_vlan, *direction;
 };
 
-/* Finds the classes for the conditions that are used. */
-static __always_inline void rules_classify(const struct packet *packet, __u32 direction, struct classes *classes)
+/* Finds them. False: one is missing, which cannot be. */
+static __always_inline int rules_classify(const struct packet *packet, __u32 direction, struct rule_sets *sets)
 {
-	__u32 used = rule_settings[RULES_USED];
+	__u32 used = rule_settings[RULES_USED], in, out;
+	const struct rule_class *all = rule_class(rule_settings[RULES_ALL]);
 
-	if (used & USED_SOURCE)
-		classes->source = class_of_address(&rule_source4, &rule_source6, packet, &packet->source,
-						   rule_settings[CLASS_SOURCE]);
-	if (used & USED_DESTINATION)
-		classes->destination = class_of_address(&rule_destination4, &rule_destination6, packet, &packet->destination,
-							rule_settings[CLASS_DESTINATION]);
-	if (used & USED_SPORT)
-		classes->sport = class_of_port(&rule_sport, packet, packet->sport, rule_settings[CLASS_SPORT],
-					       rule_settings[CLASS_SPORT + 1], rule_settings[CLASS_SPORT + 2]);
-	if (used & USED_DPORT)
-		classes->dport = class_of_port(&rule_dport, packet, packet->dport, rule_settings[CLASS_DPORT],
-					       rule_settings[CLASS_DPORT + 1], rule_settings[CLASS_DPORT + 2]);
-	if (used & USED_DIRECTION)
-		classes->direction = direction == DIRECTION_IN ? rule_settings[CLASS_DIRECTION]
-							       : rule_settings[CLASS_DIRECTION + 1];
-	if (used & USED_PROTOCOL)
-		classes->protocol = class_of_small(SMALL_PROTOCOLS + (packet->family ? packet->proto : 256));
-	if (used & USED_FLAGS)
-		classes->flags = class_of_flags(packet);
+	if (!all)
+		return 0;
+	sets->source = used & USED_SOURCE ? rule_class(class_of_address(&rule_source4, &rule_source6, packet, &packet->source,
+									rule_settings[CLASS_SOURCE]))
+					  : all;
+	sets->destination = used & USED_DESTINATION
+				    ? rule_class(class_of_address(&rule_destination4, &rule_destination6, packet,
+								  &packet->destination, rule_settings[CLASS_DESTINATION]))
+				    : all;
+	sets->sport = used & USED_SPORT
+			      ? rule_class(class_of_port(&rule_sport, packet, packet->sport, rule_settings[CLASS_SPORT],
+							 rule_settings[CLASS_SPORT + 1], rule_settings[CLASS_SPORT + 2]))
+			      : all;
+	sets->dport = used & USED_DPORT
+			      ? rule_class(class_of_port(&rule_dport, packet, packet->dport, rule_settings[CLASS_DPORT],
+							 rule_settings[CLASS_DPORT + 1], rule_settings[CLASS_DPORT + 2]))
+			      : all;
+	sets->protocol = used & USED_PROTOCOL
+				 ? rule_class(class_of_small(SMALL_PROTOCOLS + (packet->family ? packet->proto : 256)))
+				 : all;
+	sets->flags = used & USED_FLAGS ? rule_class(class_of_flags(packet, rule_settings[CLASS_FLAGS], rule_settings[CLASS_FLAGS_LATER]))
+					: all;
+	/* Both are read first, or the compiler would choose a place to read from. */
+	in = rule_settings[CLASS_DIRECTION];
+	out = rule_settings[CLASS_DIRECTION + 1];
+	sets->direction = used & USED_DIRECTION ? rule_class(direction == DIRECTION_IN ? in : out) : all;
+	sets->vlan = all;
+	sets->second_vlan = all;
 	if (used & USED_VLAN) {
-		classes->vlan = class_of_small(SMALL_VLANS + (packet->tags ? packet->vid[0] & 0xfff : 4096));
+		sets->vlan = rule_class(class_of_small(SMALL_VLANS + (packet->tags ? packet->vid[0] & 0xfff : 4096)));
 		/* One of the two has to match. */
-		classes->second_vlan = packet->tags > 1 ? class_of_small(SMALL_VLANS + (packet->vid[1] & 0xfff)) : classes->vlan;
+		sets->second_vlan = packet->tags > 1 ? rule_class(class_of_small(SMALL_VLANS + (packet->vid[1] & 0xfff))) : sets->vlan;
 	}
+	return sets->source && sets->destination && sets->sport && sets->dport && sets->protocol && sets->flags && sets->vlan &&
+	       sets->second_vlan && sets->direction;
 }
 
-/* Leaves the rules of a word that are in a set, too. False: there is no such word, which cannot be. */
-static __always_inline int rule_and(__u64 *left, __u32 class, __u32 word)
-{
-	__u32 at = class * rule_settings[RULES_WORDS] + word;
-	const __u64 *set = bpf_map_lookup_elem(&rule_classes, &at);
-
-	if (!set)
-		return 0;
-	*left &= *set;
-	return 1;
-}
-
-/* The rules of a word of which all used conditions hold. */
-static __always_inline int rules_left(__u64 *left, const struct classes *classes, __u32 word)
-{
-	__u32 used = rule_settings[RULES_USED];
-	__u64 second;
-
-	*left = ~0ull;
-	if (used & USED_SOURCE && !rule_and(left, classes->source, word))
-		return 0;
-	if (used & USED_DESTINATION && !rule_and(left, classes->destination, word))
-		return 0;
-	if (used & USED_SPORT && !rule_and(left, classes->sport, word))
-		return 0;
-	if (used & USED_DPORT && !rule_and(left, classes->dport, word))
-		return 0;
-	if (used & USED_PROTOCOL && !rule_and(left, classes->protocol, word))
-		return 0;
-	if (used & USED_FLAGS && !rule_and(left, classes->flags, word))
-		return 0;
-	if (used & USED_DIRECTION && !rule_and(left, classes->direction, word))
-		return 0;
-	if (used & USED_VLAN) {
-		second = *left;
-		if (!rule_and(left, classes->vlan, word) || !rule_and(&second, classes->second_vlan, word))
-			return 0;
-		*left |= second;
-	}
-	return 1;
-}
-
-/* The place of the lowest bit; there is one. */
+/* The place of the lowest bit; there is one. Counts the bits below it, without branches. */
 static __always_inline __u32 lowest_bit(__u64 word)
 {
-	__u32 at = 0;
+	__u64 below = (word & -word) - 1;
 
-	for (__u32 half = 32; half; half /= 2) {
-		if (!(word & ((1ull << half) - 1))) {
-			word >>= half;
-			at += half;
-		}
-	}
-	return at;
+	below -= below >> 1 & 0x5555555555555555ull;
+	below = (below & 0x3333333333333333ull) + (below >> 2 & 0x3333333333333333ull);
+	below = (below + (below >> 4)) & 0x0f0f0f0f0f0f0f0full;
+	return below * 0x0101010101010101ull >> 56;
 }
 
-/* Whether the frame is selected. Counts it for the rule that decided. */
-static __always_inline int rules_select(const struct packet *packet, __u32 direction)
+/* Looks at one word of the sets. The compiler leaves some loops with these exits as they are, so this is none. */
+#define RULE_WORD(i)                                                                                                              \
+	do {                                                                                                                      \
+		if (words <= (i))                                                                                                 \
+			return rule_settings[RULES_DEFAULT];                                                                      \
+		left = sets.source->rules[i] & sets.destination->rules[i] & sets.sport->rules[i] & sets.dport->rules[i] &         \
+		       sets.protocol->rules[i] & sets.flags->rules[i] & (sets.vlan->rules[i] | sets.second_vlan->rules[i]) &     \
+		       sets.direction->rules[i];                                                                                  \
+		accepts = accept->rules[i];                                                                                       \
+		base = (i) * 64;                                                                                                  \
+		if (left)                                                                                                         \
+			goto found;                                                                                               \
+	} while (0)
+
+/*
+ * Whether the frame is selected. Counts it for the rule that decided. A function of its own, which the verifier looks at once (Linux
+ * 5.12), and not again for every way through the headers.
+ */
+__attribute__((noinline)) int rules_select(const struct packet *packet, __u32 direction)
 {
-	__u32 words = rule_settings[RULES_WORDS];
-	struct classes classes = {};
+	__u32 words = rule_settings[RULES_WORDS], base, rule;
+	__u64 left, accepts, *frames;
+	const struct rule_class *accept;
+	struct rule_sets sets;
 
 	if (!words)
 		return rule_settings[RULES_DEFAULT];
-	rules_classify(packet, direction, &classes);
-#pragma clang loop unroll(disable)
-	for (__u32 i = 0; i < RULE_WORDS && i < words; i++) {
-		__u64 *frames, left, accept;
-		__u32 rule;
-
-		if (!rules_left(&left, &classes, i))
-			return 0;
-		if (!left)
-			continue;
-		rule = lowest_bit(left);
-		frames = bpf_map_lookup_elem(&rule_frames, &(__u32){ i * 64 + rule });
-		if (frames)
-			(*frames)++;
-		accept = left;
-		return rule_and(&accept, rule_settings[RULES_ACCEPT], i) && accept >> rule & 1;
-	}
+	accept = rule_class(rule_settings[RULES_ACCEPT]);
+	if (!packet || !accept || !rules_classify(packet, direction, &sets))
+		return 0;
+	RULE_WORD(0);
+	RULE_WORD(1);
+	RULE_WORD(2);
+	RULE_WORD(3);
+	RULE_WORD(4);
+	RULE_WORD(5);
+	RULE_WORD(6);
+	RULE_WORD(7);
+	RULE_WORD(8);
+	RULE_WORD(9);
+	RULE_WORD(10);
+	RULE_WORD(11);
+	RULE_WORD(12);
+	RULE_WORD(13);
+	RULE_WORD(14);
+	RULE_WORD(15);
 	return rule_settings[RULES_DEFAULT];
+found:
+	rule = lowest_bit(left);
+	base += rule;
+	frames = bpf_map_lookup_elem(&rule_frames, &base);
+	if (frames)
+		(*frames)++;
+	return accepts >> rule & 1;
 }
+
+#undef RULE_WORD

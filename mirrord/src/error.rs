@@ -136,19 +136,6 @@ pub(crate) fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
     None
 }
 
-/// Rules make programs that the verifier gives up on when it has to look at what a CPU might do in advance as well, which it spares those who
-/// may read all memory.
-pub(crate) fn may_have_rules() -> Result<(), Error> {
-    let have = capabilities(None).map_or(CapabilitySet::all(), |sets| sets.effective);
-    if have.intersects(CapabilitySet::PERFMON | CapabilitySet::SYS_ADMIN) {
-        return Ok(());
-    }
-    Err(Error::Capability {
-        operation: "load programs with rules",
-        missing: "CAP_PERFMON".to_owned(),
-    })
-}
-
 /// The capabilities that this thread has to have and has not, if the errno may come from that.
 fn denied(code: i32) -> Option<String> {
     if !matches!(code, libc::EPERM | libc::EACCES) {

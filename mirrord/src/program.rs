@@ -14,7 +14,7 @@ use fluxcap_service::realtime_ns;
 use fluxcap_socket::Classifier;
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::error::{Error, may_have_rules};
+use crate::error::Error;
 use crate::pins::Folder;
 use crate::rules::Tables;
 use crate::target::{MAX_DEVICES, Outlet};
@@ -131,9 +131,6 @@ fn filter(plan: Plan<'_>) -> Result<Option<Filter>, Error> {
 impl Generation {
     /// Loads programs. Without places nothing of them stays: the kernel is only asked what it says.
     pub(crate) fn load(plan: Plan<'_>, places: Option<Places<'_>>) -> Result<Generation, Error> {
-        if !plan.spec.rules.is_empty() {
-            may_have_rules()?;
-        }
         let settings = Settings::new(plan);
         let tables = Tables::compile(&plan.spec.rules)
             .map_err(|error| Error::Unsuitable(error.to_string()))?;

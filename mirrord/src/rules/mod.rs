@@ -120,7 +120,7 @@ impl Tables {
         let entries = |entries: usize| u32::try_from(entries.max(1)).unwrap_or(u32::MAX);
         loader
             .override_global("rule_settings", &self.settings, true)
-            .map_max_entries("rule_classes", entries(self.classes.len() * self.words()))
+            .map_max_entries("rule_classes", entries(self.classes.len()))
             .map_max_entries("rule_source4", entries(self.sources.v4.len()))
             .map_max_entries("rule_source6", entries(self.sources.v6.len()))
             .map_max_entries("rule_destination4", entries(self.destinations.v4.len()))
@@ -134,10 +134,9 @@ impl Tables {
     /// # Errors
     /// When the kernel refuses an entry, for want of memory for instance.
     pub(crate) fn install(&self, ebpf: &mut Ebpf) -> Result<(), Error> {
-        let mut classes = array::<u64>(ebpf, "rule_classes")?;
-        let words = self.classes.iter().flat_map(|set| &set[..self.words()]);
-        for (index, word) in (0..).zip(words) {
-            filled("rule_classes", classes.set(index, word, 0))?;
+        let mut classes = array::<tables::Set>(ebpf, "rule_classes")?;
+        for (index, class) in (0..).zip(&self.classes) {
+            filled("rule_classes", classes.set(index, class, 0))?;
         }
         if self.uses_small() {
             let mut small = array::<u16>(ebpf, "rule_tables")?;

@@ -31,6 +31,7 @@ mod place {
     pub(super) const DIRECTION: usize = 13;
     pub(super) const ACCEPT: usize = 15;
     pub(super) const ALL: usize = 16;
+    pub(super) const COUNT: usize = 17;
 }
 
 /// Bits of `USED`, by condition.
@@ -60,7 +61,7 @@ pub(crate) struct Networks {
 /// What programs need to decide by a set of rules.
 #[derive(Debug)]
 pub(crate) struct Tables {
-    pub(super) settings: [u32; place::ALL],
+    pub(super) settings: [u32; place::COUNT],
     /// The sets of rules, by class; each once.
     pub(super) classes: Vec<Set>,
     pub(super) sources: Networks,
@@ -72,11 +73,6 @@ pub(crate) struct Tables {
 }
 
 impl Tables {
-    /// Words of a set that are in use.
-    pub(super) fn words(&self) -> usize {
-        usize::try_from(self.settings[place::WORDS]).unwrap_or(0)
-    }
-
     /// Whether anything is looked for in `small`.
     pub(super) fn uses_small(&self) -> bool {
         self.settings[place::USED] & (used::PROTOCOL | used::FLAGS | used::VLAN) != 0
@@ -90,7 +86,7 @@ impl Tables {
         let mut builder = Builder {
             rules: set.rules(),
             classes: Classes::default(),
-            settings: [0; place::ALL],
+            settings: [0; place::COUNT],
         };
         let [sources, destinations] = builder.addresses()?;
         let [sport, dport] = builder.ports()?;
@@ -100,6 +96,8 @@ impl Tables {
         let accepts = builder.classes.number(&accepts)?;
         let mut settings = builder.settings;
         settings[place::ACCEPT] = accepts.into();
+        let all = builder.those(|_| true);
+        settings[place::ALL] = builder.classes.number(&all)?.into();
         settings[place::WORDS] = u32::try_from(set.rules().len().div_ceil(64)).unwrap_or(u32::MAX);
         settings[place::DEFAULT] = set.accepts_others().into();
         Ok(Tables {
@@ -136,7 +134,7 @@ impl Classes {
 struct Builder<'r> {
     rules: &'r [Rule],
     classes: Classes,
-    settings: [u32; place::ALL],
+    settings: [u32; place::COUNT],
 }
 
 impl<'r> Builder<'r> {

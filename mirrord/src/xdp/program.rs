@@ -10,7 +10,7 @@ use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use fluxcap_proto::v1::{MirrorDevice, MirrorSpec, VlanTag};
 
 use super::outputs::program_of;
-use crate::error::{Error, may_have_rules};
+use crate::error::Error;
 use crate::pins::Folder;
 use crate::program::{Plan, Settings, buffer_bytes};
 use crate::rules::Tables;
@@ -49,9 +49,6 @@ pub(super) fn load(spec: &MirrorSpec, folder: Option<&Folder>) -> Result<Ebpf, E
         relayed: false,
         ways: &[],
     });
-    if !spec.rules.is_empty() {
-        may_have_rules()?;
-    }
     let tables = Tables::compile(&spec.rules)?;
     let tags = tags(&spec.devices);
     let used = tags.iter().filter(|tag| **tag != 0).count();
