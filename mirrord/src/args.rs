@@ -14,7 +14,7 @@ Examples:
   mirrord --mirror tap1:dev:ids1,ids2 --hook xdp --ephemeral
 
 Interfaces, rings and routes that are missing are waited for. mirrord needs CAP_BPF and
-CAP_NET_ADMIN, for rules CAP_PERFMON, and a bpffs where it may write; `fluxctl mirror show` tells what is missing.";
+CAP_NET_ADMIN, and a bpffs where it may write; what is missing is told by `fluxctl mirror show`.";
 
 /// Copies the live traffic of interfaces, by eBPF programs in the kernel.
 #[derive(Debug, Parser)]
