@@ -6,8 +6,8 @@ use aya::programs::{SchedClassifier, TcAttachType};
 use fluxcap_e2e::mirror::{MirrorLab, assert_closes, to_device, to_ring};
 use fluxcap_e2e::{Fluxctl, Generator, Sink, Veth, need_root, wait_until};
 use fluxcap_proto::v1::{
-    Attach, Direction, MirrorDevice, MirrorFuse, MirrorRate, MirrorRule, MirrorSpec, MirrorStatus,
-    PortRange, Sample, SampleMode, State,
+    Attach, Direction, Hook, MirrorDevice, MirrorFuse, MirrorRate, MirrorRule, MirrorSpec,
+    MirrorStatus, PortRange, Sample, SampleMode, State,
 };
 use fluxcap_socket::{BpfLink, TcHook, TrafficControl};
 
@@ -363,7 +363,7 @@ fn of_all_kinds() -> Vec<MirrorSpec> {
         seed: 7,
     };
     let with = |of: MirrorSpec| MirrorSpec {
-        rules: vec![many.clone(); 70],
+        rules: vec![many.clone(); 1024],
         rate: Some(rate),
         fuse: Some(fuse),
         sample: Some(sample),
@@ -379,5 +379,11 @@ fn of_all_kinds() -> Vec<MirrorSpec> {
         snaplen: 64,
         ..to_ring("eth0", "web")
     };
-    vec![to_ring("eth0", "web"), with(cut), with(devices)]
+    let xdp = MirrorSpec {
+        hook: Hook::Xdp.into(),
+        direction: Direction::In.into(),
+        rules: vec![many.clone(); 1024],
+        ..to_device("eth0", "mon0")
+    };
+    vec![to_ring("eth0", "web"), with(cut), with(devices), xdp]
 }
