@@ -222,7 +222,7 @@ static __always_inline struct counters *own_counters(void)
  * pointer that moves by another number on each way that leads there, unless the loader may read all memory (CAP_PERFMON), which
  * mirrord need not; so every reason has a place of its own in the program, and the compiler is kept from making one of them.
  */
-static __always_inline void count_drop(struct counters *count, __u32 reason)
+static __attribute__((noinline, unused)) void count_drop(struct counters *count, __u32 reason)
 {
 #define CASE(at) case at: count->drops[at]++; asm volatile("" : : "i"(at)); break
 	switch (reason) {

@@ -84,7 +84,7 @@ int flushed(__u64 *ctx)
 		*ended = 0;
 		count->drops[reason_of((int)ctx[4])] += drops;
 		count->mirrored -= drops;
-		add_output(place, 0, -drops);
+		add_output(place, 0, -(__u64)drops);
 		add_output(place, 1, drops);
 		break;
 	}

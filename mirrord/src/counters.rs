@@ -272,10 +272,10 @@ pub(crate) fn clear_outputs(pins: &Folder) -> Result<(), Error> {
     if !pins.has("output_frames") {
         return Ok(());
     }
-    let mut outputs: PerCpuArray<MapData, [u64; 2]> = per_cpu(pins, "output_frames")?;
+    let mut outputs: PerCpuArray<MapData, u64> = per_cpu(pins, "output_frames")?;
     for index in 0..outputs.len() {
         let zero = outputs.get(&index, 0).map_err(unreadable)?;
-        let zero = zero.iter().map(|_| [0; 2]).collect::<Vec<_>>();
+        let zero = zero.iter().map(|_| 0).collect::<Vec<_>>();
         let zero = PerCpuValues::try_from(zero)
             .map_err(|error| Error::kernel("write a map of the mirror", error))?;
         outputs.set(index, zero, 0).map_err(unreadable)?;

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use aya::maps::Map;
 use aya::programs::{Program, ProgramError, Xdp};
 use aya::util::KernelVersion;
-use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+use aya::{Ebpf, EbpfLoader};
 use fluxcap_proto::v1::{MirrorDevice, MirrorSpec, VlanTag};
 
 use super::outputs::program_of;
@@ -56,7 +56,6 @@ pub(super) fn load(spec: &MirrorSpec, folder: Option<&Folder>) -> Result<Ebpf, E
     let to_ring = u32::from(!spec.ring.is_empty());
     let mut loader = EbpfLoader::new();
     loader.btf(None);
-    loader.verifier_log_level(VerifierLogLevel::DISABLE);
     settings.configure(&mut loader);
     tables.configure(&mut loader);
     loader.override_global("tags", &tags, true);
