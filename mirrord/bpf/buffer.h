@@ -39,9 +39,13 @@ static __always_inline int put_class(CTX *ctx, const struct event *event, const 
 	if (!record)
 		return DROP_BUFFER_FULL;
 	*record = *event;
-	/* The compiler knows the bounds by the class and would leave the checks out; the verifier needs them. */
+	/*
+	 * The compiler knows the bounds by the class and would leave the check out; the verifier needs it, and that of Linux 6.1 does not see
+	 * that a number is not 0 unless it is one more than another.
+	 */
+	length--;
 	asm volatile("" : "+r"(length));
-	if (length == 0 || length > room || LOAD(ctx, 0, record + 1, length)) {
+	if (length >= room || LOAD(ctx, 0, record + 1, length + 1)) {
 		bpf_ringbuf_discard(record, BPF_RB_NO_WAKEUP);
 		return DROP_UNREADABLE;
 	}
