@@ -175,6 +175,33 @@ fn an_interface_that_is_made_again_is_mirrored_again() {
 }
 
 #[test]
+fn a_mirror_that_waits_does_nothing_else() {
+    need_root!();
+    let lab = MirrorLab::new();
+    Veth::delete(&lab.host, "eth0");
+    let wanted = spec(to_device("eth0", "mon0"), Attach::Tcx, Direction::Both);
+    lab.create("m", wanted).expect("the mirror is made");
+    lab.wait_status("m", "it is missed", |s| {
+        s.reason.contains("eth0 does not exist")
+    });
+    // Several looks at whether it has come.
+    let until = Instant::now() + Duration::from_secs(1);
+    while Instant::now() < until {
+        assert_eq!(lab.status("m").state(), State::Waiting);
+    }
+    let log = lab.mirrord.log();
+    let changes: Vec<&str> = log
+        .lines()
+        .filter(|line| line.contains("mirror") && line.contains("from="))
+        .collect();
+    assert!(changes.iter().any(|line| line.contains("waiting")), "{log}");
+    assert!(
+        !changes.iter().any(|line| line.contains("running")),
+        "{changes:#?}"
+    );
+}
+
+#[test]
 fn a_link_that_somebody_detaches_is_attached_again() {
     need_root!();
     let lab = MirrorLab::new();

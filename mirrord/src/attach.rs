@@ -102,8 +102,13 @@ impl Site<'_> {
             program_id,
             ..filter(self.name)
         };
-        self.tc
-            .set_filter(self.ifindex, way.tc(), &filter, program)?;
+        let set = self.tc.set_filter(self.ifindex, way.tc(), &filter, program);
+        if let Err(error) = set {
+            if added {
+                self.remove_clsact()?;
+            }
+            return Err(error.into());
+        }
         let attachment = Attachment {
             way,
             ifindex: self.ifindex,

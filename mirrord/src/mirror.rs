@@ -166,14 +166,8 @@ impl<'w> Mirror<'w> {
     /// Sees to it that everything is there, and says what is not.
     fn look(&mut self) {
         self.looked = Some(Instant::now());
-        match self.try_look() {
-            Ok(()) => self.show(),
-            Err(error) => {
-                self.show();
-                self.worker
-                    .set_state(State::Waiting, error.explained().to_string());
-            }
-        }
+        let missing = self.try_look().err();
+        self.show(missing.map(|error| error.explained().to_string()));
     }
 
     fn try_look(&mut self) -> Result<(), Error> {
@@ -306,7 +300,7 @@ impl<'w> Mirror<'w> {
             tracing::error!(mirror = self.worker.name(), %error, "cannot take the programs off");
         }
         self.drain(Instant::now() + DRAIN);
-        self.show();
+        self.show(None);
         self.worker.set_state(
             State::Failed,
             "its time is over; delete it, or set another --for",
@@ -331,10 +325,10 @@ impl<'w> Mirror<'w> {
         Ok(())
     }
 
-    /// Says what is there, and the state.
-    fn show(&self) {
+    /// Says what is there, and the state: that of a mirror that waits if something is missing.
+    fn show(&self, missing: Option<String>) {
         let mut details = MirrorStatus::default();
-        let mut reasons = Vec::new();
+        let mut reasons: Vec<String> = missing.into_iter().collect();
         if let Some(installed) = &self.installed {
             details.attachments = installed.show(&self.spec);
             let blown = installed
