@@ -7,7 +7,7 @@ use crate::complete;
 use crate::connect::{Globals, block_on};
 use crate::exit::{Code, Failure};
 use crate::output::Block;
-use crate::resource::{self, Kind, Reply};
+use crate::resource::{self, Kind};
 use clap::{Args, Subcommand};
 use clap_complete::{ArgValueCandidates, ArgValueCompleter};
 use fluxcap_options::{ClassicArgs, MirrorArgs, default_mirror_name};
@@ -16,14 +16,6 @@ use fluxcap_proto::v1::{
     CreateMirrorRequest, DeleteMirrorRequest, GetMirrorRequest, ListMirrorsRequest, Mirror,
     MirrorSpec, State, UpdateMirrorRequest,
 };
-use prost_types::FieldMask;
-use std::time::{Duration, Instant};
-use tonic::transport::Channel;
-
-/// How long a new mirror is given to begin, so that what is wrong with it can be told at once.
-const SETTLE: Duration = Duration::from_secs(1);
-/// Time between two looks at it.
-const STEP: Duration = Duration::from_millis(20);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -139,31 +131,19 @@ fn add_request(args: &Add) -> Result<CreateMirrorRequest, Failure> {
 /// Makes a mirror, and tells how it begins: what the kernel has against it is known at once.
 async fn add(globals: &Globals, request: CreateMirrorRequest) -> Result<(), Failure> {
     let (name, dry_run) = (request.name.clone(), request.validate_only);
-    let mut mirror: Mirror = resource::create(globals, &name, request).await?;
-    if !dry_run {
-        let begun = Instant::now();
-        while state(&mirror) == State::Starting && begun.elapsed() < SETTLE {
-            tokio::time::sleep(STEP).await;
-            mirror = resource::get(globals, &name).await?;
+    let mirror: Mirror = resource::begin(globals, &name, request, dry_run).await?;
+    let failed = match mirror.state() {
+        Some((State::Failed, reason)) => {
+            Err(
+                Failure::new(Code::Failed, format!("mirror {name}: {reason}")).hint(format!(
+                    "it stays in the list: fluxctl mirror delete {name}"
+                )),
+            )
         }
-    }
-    let failed = state(&mirror) == State::Failed;
-    let reason = mirror.status.as_ref().map(|it| it.reason.clone());
+        _ => Ok(()),
+    };
     resource::changed(globals, mirror)?;
-    match failed {
-        true => {
-            let message = format!("mirror {name}: {}", reason.unwrap_or_default());
-            Err(Failure::new(Code::Failed, message).hint(format!(
-                "it stays in the list: fluxctl mirror delete {name}"
-            )))
-        }
-        false => Ok(()),
-    }
-}
-
-fn state(mirror: &Mirror) -> State {
-    let status = mirror.status.as_ref();
-    status.map_or(State::Unspecified, |status| status.state())
+    failed
 }
 
 async fn set(globals: &Globals, args: &Set) -> Result<(), Failure> {
@@ -177,16 +157,15 @@ async fn set(globals: &Globals, args: &Set) -> Result<(), Failure> {
 }
 
 fn set_request(args: &Set, current: &MirrorSpec) -> Result<UpdateMirrorRequest, Failure> {
-    let (mut spec, fields) = args.options.changes(current)?;
-    let mut paths: Vec<String> = fields.into_iter().map(str::to_owned).collect();
+    let (mut spec, mut fields) = args.options.changes(current)?;
     if let Some(ephemeral) = args.ephemeral {
         spec.ephemeral = ephemeral;
-        paths.push("ephemeral".to_owned());
+        fields.push("ephemeral");
     }
     Ok(UpdateMirrorRequest {
         name: args.name.clone(),
         spec: Some(spec),
-        update_mask: Some(FieldMask { paths }),
+        update_mask: resource::mask(&fields),
         validate_only: args.dry_run,
     })
 }
@@ -208,43 +187,10 @@ impl Kind for Mirror {
         "REASON",
     ];
 
-    type Client = MirrorServiceClient<Channel>;
-    type Create = CreateMirrorRequest;
-    type Update = UpdateMirrorRequest;
-
-    fn client(channel: Channel) -> Self::Client {
-        Self::Client::new(channel)
-    }
-
-    async fn create(client: &mut Self::Client, request: Self::Create) -> Reply<Option<Self>> {
-        Ok(client.create_mirror(request).await?.into_inner().mirror)
-    }
-
-    async fn list(client: &mut Self::Client) -> Reply<Vec<Self>> {
-        let reply = client.list_mirrors(ListMirrorsRequest {}).await?;
-        Ok(reply.into_inner().mirrors)
-    }
-
-    async fn get(client: &mut Self::Client, name: String) -> Reply<Option<Self>> {
-        let reply = client.get_mirror(GetMirrorRequest { name }).await?;
-        Ok(reply.into_inner().mirror)
-    }
-
-    async fn update(client: &mut Self::Client, request: Self::Update) -> Reply<Option<Self>> {
-        Ok(client.update_mirror(request).await?.into_inner().mirror)
-    }
-
-    async fn delete(client: &mut Self::Client, name: String) -> Reply<()> {
-        let request = DeleteMirrorRequest { name };
-        client.delete_mirror(request).await.map(|_| ())
-    }
-
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn into_state(self) -> Option<(i32, String)> {
-        self.status.map(|it| (it.state, it.reason))
+    resource::calls! {
+        MirrorServiceClient, mirror, mirrors,
+        create_mirror(CreateMirrorRequest), update_mirror(UpdateMirrorRequest),
+        list_mirrors(ListMirrorsRequest), get_mirror(GetMirrorRequest), delete_mirror(DeleteMirrorRequest),
     }
 
     fn row(&self) -> Vec<String> {

@@ -6,9 +6,17 @@ use crate::connect::Globals;
 use crate::exit::{Code, Failure, nearest};
 use crate::names;
 use crate::output::{Block, Deleted, Report, print};
+use fluxcap_proto::v1::State;
+use prost_types::FieldMask;
 use serde::Serialize;
 use serde_json::Value;
+use std::time::{Duration, Instant};
 use tonic::{Status, transport::Channel};
+
+/// How long a new one is given to begin.
+const SETTLE: Duration = Duration::from_secs(1);
+/// Time between two looks at it.
+const STEP: Duration = Duration::from_millis(20);
 
 /// A daemon's answer.
 pub(crate) type Reply<T> = Result<T, Status>;
@@ -41,7 +49,7 @@ pub(crate) trait Kind: Default + Serialize {
 
     fn name(&self) -> &str;
     /// Its state and the reason for that, unless the daemon said nothing about it.
-    fn into_state(self) -> Option<(i32, String)>;
+    fn state(&self) -> Option<(State, &str)>;
     /// Its row in the table.
     fn row(&self) -> Vec<String>;
     /// Everything about it.
@@ -53,6 +61,63 @@ pub(crate) trait Kind: Default + Serialize {
         format!("fluxctl {command} list shows the {noun}s that there are")
     }
 }
+
+/// The half of an `impl Kind` that differs in nothing but the names of the generated service: client, fields, calls with their
+/// requests.
+macro_rules! calls {
+    (
+        $client:ident, $one:ident, $all:ident,
+        $create:ident($create_request:ident), $update:ident($update_request:ident),
+        $list:ident($list_request:ident), $get:ident($get_request:ident), $delete:ident($delete_request:ident),
+    ) => {
+        type Client = $client<tonic::transport::Channel>;
+        type Create = $create_request;
+        type Update = $update_request;
+
+        fn client(channel: tonic::transport::Channel) -> Self::Client {
+            $client::new(channel)
+        }
+
+        async fn create(
+            client: &mut Self::Client,
+            request: Self::Create,
+        ) -> $crate::resource::Reply<Option<Self>> {
+            Ok(client.$create(request).await?.into_inner().$one)
+        }
+
+        async fn update(
+            client: &mut Self::Client,
+            request: Self::Update,
+        ) -> $crate::resource::Reply<Option<Self>> {
+            Ok(client.$update(request).await?.into_inner().$one)
+        }
+
+        async fn list(client: &mut Self::Client) -> $crate::resource::Reply<Vec<Self>> {
+            Ok(client.$list($list_request {}).await?.into_inner().$all)
+        }
+
+        async fn get(
+            client: &mut Self::Client,
+            name: String,
+        ) -> $crate::resource::Reply<Option<Self>> {
+            Ok(client.$get($get_request { name }).await?.into_inner().$one)
+        }
+
+        async fn delete(client: &mut Self::Client, name: String) -> $crate::resource::Reply<()> {
+            client.$delete($delete_request { name }).await.map(drop)
+        }
+
+        fn name(&self) -> &str {
+            &self.name
+        }
+
+        fn state(&self) -> Option<(fluxcap_proto::v1::State, &str)> {
+            let status = self.status.as_ref()?;
+            Some((status.state(), &status.reason))
+        }
+    };
+}
+pub(crate) use calls;
 
 /// Connects to the daemon that serves this kind.
 pub(crate) async fn connect<K: Kind>(globals: &Globals) -> Result<K::Client, Failure> {
@@ -78,6 +143,30 @@ pub(crate) async fn create<K: Kind>(
         Ok(made) => Ok(made.unwrap_or_default()),
         Err(status) => Err(failure::<K>(name, &status)),
     }
+}
+
+/// Makes one, and gives it once it has begun, or still has not after a moment: most of what is wrong with it is known at once.
+/// One that is only checked (`dry_run`) never begins.
+pub(crate) async fn begin<K: Kind>(
+    globals: &Globals,
+    name: &str,
+    request: K::Create,
+    dry_run: bool,
+) -> Result<K, Failure> {
+    let mut one: K = create(globals, name, request).await?;
+    let begun = Instant::now();
+    let starting = |one: &K| matches!(one.state(), Some((State::Starting, _)));
+    while !dry_run && starting(&one) && begun.elapsed() < SETTLE {
+        tokio::time::sleep(STEP).await;
+        one = get(globals, name).await?;
+    }
+    Ok(one)
+}
+
+/// The mask of an update of these fields.
+pub(crate) fn mask(fields: &[&str]) -> Option<FieldMask> {
+    let paths = fields.iter().map(|field| (*field).to_owned()).collect();
+    Some(FieldMask { paths })
 }
 
 /// Shows the row of one that was just added or changed.

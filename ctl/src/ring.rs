@@ -3,7 +3,7 @@
 use crate::connect::{Globals, block_on};
 use crate::exit::Failure;
 use crate::output::{Block, by_reason, count, print};
-use crate::resource::{self, Kind, Listed, Reply, Shown};
+use crate::resource::{self, Kind, Listed, Shown};
 use crate::{complete, names};
 use clap::{Args, Subcommand, ValueEnum};
 use clap_complete::ArgValueCandidates;
@@ -13,9 +13,7 @@ use fluxcap_proto::v1::{
     RingSpec, RingStatus, UpdateRingRequest,
 };
 use fluxcap_service::{format_size, parse_size};
-use prost_types::FieldMask;
 use std::time::{Duration, UNIX_EPOCH};
-use tonic::transport::Channel;
 
 /// `fluxctl ring ...`
 #[derive(Debug, Subcommand)]
@@ -142,9 +140,7 @@ async fn resize(globals: &Globals, args: &Resize) -> Result<(), Failure> {
             size_bytes: args.size,
             ..Default::default()
         }),
-        update_mask: Some(FieldMask {
-            paths: vec!["size_bytes".to_owned()],
-        }),
+        update_mask: resource::mask(&["size_bytes"]),
         validate_only: args.dry_run,
     };
     let ring: Ring = resource::update(globals, &args.name, request).await?;
@@ -172,43 +168,10 @@ impl Kind for Ring {
         ">READERS",
     ];
 
-    type Client = RingServiceClient<Channel>;
-    type Create = CreateRingRequest;
-    type Update = UpdateRingRequest;
-
-    fn client(channel: Channel) -> Self::Client {
-        Self::Client::new(channel)
-    }
-
-    async fn create(client: &mut Self::Client, request: Self::Create) -> Reply<Option<Self>> {
-        Ok(client.create_ring(request).await?.into_inner().ring)
-    }
-
-    async fn list(client: &mut Self::Client) -> Reply<Vec<Self>> {
-        let reply = client.list_rings(ListRingsRequest {}).await?;
-        Ok(reply.into_inner().rings)
-    }
-
-    async fn get(client: &mut Self::Client, name: String) -> Reply<Option<Self>> {
-        let reply = client.get_ring(GetRingRequest { name }).await?;
-        Ok(reply.into_inner().ring)
-    }
-
-    async fn update(client: &mut Self::Client, request: Self::Update) -> Reply<Option<Self>> {
-        Ok(client.update_ring(request).await?.into_inner().ring)
-    }
-
-    async fn delete(client: &mut Self::Client, name: String) -> Reply<()> {
-        let request = DeleteRingRequest { name };
-        client.delete_ring(request).await.map(|_| ())
-    }
-
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn into_state(self) -> Option<(i32, String)> {
-        self.status.map(|it| (it.state, it.reason))
+    resource::calls! {
+        RingServiceClient, ring, rings,
+        create_ring(CreateRingRequest), update_ring(UpdateRingRequest),
+        list_rings(ListRingsRequest), get_ring(GetRingRequest), delete_ring(DeleteRingRequest),
     }
 
     fn row(&self) -> Vec<String> {

@@ -3,7 +3,7 @@
 use crate::connect::{Globals, block_on};
 use crate::exit::Failure;
 use crate::output::{Block, by_reason, count};
-use crate::resource::{self, Kind, Reply};
+use crate::resource::{self, Kind};
 use crate::{complete, edits, names, scheduling};
 use clap::{Args, Subcommand};
 use clap_complete::{ArgValueCandidates, ArgValueCompleter};
@@ -14,8 +14,6 @@ use fluxcap_proto::v1::{
     DeleteCaptureRequest, GetCaptureRequest, ListCapturesRequest, UpdateCaptureRequest,
 };
 use fluxcap_service::format_size;
-use prost_types::FieldMask;
-use tonic::transport::Channel;
 
 /// `fluxctl rx ...`
 #[derive(Debug, Subcommand)]
@@ -139,12 +137,7 @@ fn set_request(
         ring: String::new(),
     };
     let mut spec = args.options.to_specs(&[work])?.pop().unwrap_or_default();
-    let mut paths: Vec<String> = args
-        .options
-        .changed_fields()
-        .into_iter()
-        .map(str::to_owned)
-        .collect();
+    let mut fields = args.options.changed_fields();
     let pushes = args.options.edits.interface_pushes()?;
     if !pushes.is_empty() {
         for (wanted, current) in spec.interfaces.iter_mut().zip(interfaces) {
@@ -152,12 +145,12 @@ fn set_request(
                 *wanted = current;
             }
         }
-        paths.push("interfaces".to_owned());
+        fields.push("interfaces");
     }
     Ok(UpdateCaptureRequest {
         name: args.name.clone(),
         spec: Some(spec),
-        update_mask: Some(FieldMask { paths }),
+        update_mask: resource::mask(&fields),
         validate_only: args.dry_run,
     })
 }
@@ -179,43 +172,10 @@ impl Kind for Capture {
         "REASON",
     ];
 
-    type Client = CaptureServiceClient<Channel>;
-    type Create = CreateCaptureRequest;
-    type Update = UpdateCaptureRequest;
-
-    fn client(channel: Channel) -> Self::Client {
-        Self::Client::new(channel)
-    }
-
-    async fn create(client: &mut Self::Client, request: Self::Create) -> Reply<Option<Self>> {
-        Ok(client.create_capture(request).await?.into_inner().capture)
-    }
-
-    async fn list(client: &mut Self::Client) -> Reply<Vec<Self>> {
-        let reply = client.list_captures(ListCapturesRequest {}).await?;
-        Ok(reply.into_inner().captures)
-    }
-
-    async fn get(client: &mut Self::Client, name: String) -> Reply<Option<Self>> {
-        let reply = client.get_capture(GetCaptureRequest { name }).await?;
-        Ok(reply.into_inner().capture)
-    }
-
-    async fn update(client: &mut Self::Client, request: Self::Update) -> Reply<Option<Self>> {
-        Ok(client.update_capture(request).await?.into_inner().capture)
-    }
-
-    async fn delete(client: &mut Self::Client, name: String) -> Reply<()> {
-        let request = DeleteCaptureRequest { name };
-        client.delete_capture(request).await.map(|_| ())
-    }
-
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn into_state(self) -> Option<(i32, String)> {
-        self.status.map(|it| (it.state, it.reason))
+    resource::calls! {
+        CaptureServiceClient, capture, captures,
+        create_capture(CreateCaptureRequest), update_capture(UpdateCaptureRequest),
+        list_captures(ListCapturesRequest), get_capture(GetCaptureRequest), delete_capture(DeleteCaptureRequest),
     }
 
     fn row(&self) -> Vec<String> {

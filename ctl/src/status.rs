@@ -80,13 +80,13 @@ struct Resource {
 }
 
 impl Resource {
-    fn new(kind: &'static str, name: String, status: Option<(i32, String)>) -> Resource {
+    fn new(kind: &'static str, name: &str, status: Option<(State, &str)>) -> Resource {
         let (state, reason) = status.unwrap_or_default();
         Resource {
             kind,
-            name,
-            state: names::state(state),
-            reason,
+            name: name.to_owned(),
+            state: names::state(state.into()),
+            reason: reason.to_owned(),
         }
     }
 }
@@ -168,9 +168,9 @@ async fn resources(daemon: &str, channel: Channel) -> Result<Vec<Resource>, Fail
 
 async fn all<K: Kind>(channel: Channel) -> Result<Vec<Resource>, Failure> {
     let all = resource::all::<K>(&mut K::client(channel)).await?;
+    let all = all.iter();
     Ok(all
-        .into_iter()
-        .map(|it| Resource::new(K::NOUN, it.name().to_owned(), it.into_state()))
+        .map(|it| Resource::new(K::NOUN, it.name(), it.state()))
         .collect())
 }
 
@@ -355,11 +355,7 @@ mod tests {
 
     #[test]
     fn a_failed_resource_is_a_failure_with_its_reason() {
-        let resource = Resource::new(
-            "capture",
-            "a".into(),
-            Some((State::Failed.into(), "no".into())),
-        );
+        let resource = Resource::new("capture", "a", Some((State::Failed, "no")));
         let status = Status {
             daemons: vec![DaemonStatus {
                 resources: vec![resource],
@@ -374,11 +370,7 @@ mod tests {
 
     #[test]
     fn notices_and_reasons_are_shown() {
-        let resource = Resource::new(
-            "capture",
-            "a".into(),
-            Some((State::Waiting.into(), "no interface eth9".into())),
-        );
+        let resource = Resource::new("capture", "a", Some((State::Waiting, "no interface eth9")));
         let notices = vec!["rings are on tmpfs".to_owned()];
         let status = Status {
             daemons: vec![

@@ -7,7 +7,7 @@ use crate::complete;
 use crate::connect::{Globals, block_on};
 use crate::exit::Failure;
 use crate::output::{Block, note};
-use crate::resource::{self, Kind, Reply};
+use crate::resource::{self, Kind};
 use clap::{Args, Subcommand};
 use clap_complete::{ArgValueCandidates, ArgValueCompleter};
 use fluxcap_options::{
@@ -15,17 +15,9 @@ use fluxcap_options::{
 };
 use fluxcap_proto::v1::tunnel_service_client::TunnelServiceClient;
 use fluxcap_proto::v1::{
-    CreateTunnelRequest, DeleteTunnelRequest, GetTunnelRequest, ListTunnelsRequest, State, Tunnel,
+    CreateTunnelRequest, DeleteTunnelRequest, GetTunnelRequest, ListTunnelsRequest, Tunnel,
     TunnelReceive, TunnelSpec, UpdateTunnelRequest,
 };
-use prost_types::FieldMask;
-use std::time::{Duration, Instant};
-use tonic::transport::Channel;
-
-/// How long a new tunnel is given to find its path, so that what is wrong with it can be told at once.
-const SETTLE: Duration = Duration::from_secs(1);
-/// Time between two looks at it.
-const STEP: Duration = Duration::from_millis(20);
 
 const SEND_EXAMPLES: &str = "\
 Examples:
@@ -186,14 +178,7 @@ fn first_ring(receive: &TunnelReceive) -> &str {
 /// Makes a tunnel, and tells how it begins: what its path lacks is known at once or never.
 async fn add(globals: &Globals, request: CreateTunnelRequest) -> Result<(), Failure> {
     let (name, dry_run) = (request.name.clone(), request.validate_only);
-    let mut tunnel: Tunnel = resource::create(globals, &name, request).await?;
-    if !dry_run {
-        let begun = Instant::now();
-        while is_starting(&tunnel) && begun.elapsed() < SETTLE {
-            tokio::time::sleep(STEP).await;
-            tunnel = resource::get(globals, &name).await?;
-        }
-    }
+    let tunnel: Tunnel = resource::begin(globals, &name, request, dry_run).await?;
     let send = tunnel.status.as_ref().and_then(|it| it.send.as_ref());
     if let Some(path) = send.and_then(|send| send.path.as_ref())
         && !path.warning.is_empty()
@@ -201,11 +186,6 @@ async fn add(globals: &Globals, request: CreateTunnelRequest) -> Result<(), Fail
         note(&format!("warning: {}", path.warning));
     }
     resource::changed(globals, tunnel)
-}
-
-fn is_starting(tunnel: &Tunnel) -> bool {
-    let state = tunnel.status.as_ref().map_or(0, |status| status.state);
-    state == i32::from(State::Starting)
 }
 
 async fn set(globals: &Globals, args: &Set) -> Result<(), Failure> {
@@ -220,11 +200,10 @@ async fn set(globals: &Globals, args: &Set) -> Result<(), Failure> {
 
 fn set_request(args: &Set, current: &TunnelSpec) -> Result<UpdateTunnelRequest, Failure> {
     let (spec, fields) = args.options.changes(current)?;
-    let paths = fields.into_iter().map(str::to_owned).collect();
     Ok(UpdateTunnelRequest {
         name: args.name.clone(),
         spec: Some(spec),
-        update_mask: Some(FieldMask { paths }),
+        update_mask: resource::mask(&fields),
         validate_only: args.dry_run,
     })
 }
@@ -237,43 +216,10 @@ impl Kind for Tunnel {
         "NAME", "KIND", "RINGS", "PEER", "STATE", "IO", ">IN", ">OUT", ">LOST", "DROPS", "REASON",
     ];
 
-    type Client = TunnelServiceClient<Channel>;
-    type Create = CreateTunnelRequest;
-    type Update = UpdateTunnelRequest;
-
-    fn client(channel: Channel) -> Self::Client {
-        Self::Client::new(channel)
-    }
-
-    async fn create(client: &mut Self::Client, request: Self::Create) -> Reply<Option<Self>> {
-        Ok(client.create_tunnel(request).await?.into_inner().tunnel)
-    }
-
-    async fn list(client: &mut Self::Client) -> Reply<Vec<Self>> {
-        let reply = client.list_tunnels(ListTunnelsRequest {}).await?;
-        Ok(reply.into_inner().tunnels)
-    }
-
-    async fn get(client: &mut Self::Client, name: String) -> Reply<Option<Self>> {
-        let reply = client.get_tunnel(GetTunnelRequest { name }).await?;
-        Ok(reply.into_inner().tunnel)
-    }
-
-    async fn update(client: &mut Self::Client, request: Self::Update) -> Reply<Option<Self>> {
-        Ok(client.update_tunnel(request).await?.into_inner().tunnel)
-    }
-
-    async fn delete(client: &mut Self::Client, name: String) -> Reply<()> {
-        let request = DeleteTunnelRequest { name };
-        client.delete_tunnel(request).await.map(|_| ())
-    }
-
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn into_state(self) -> Option<(i32, String)> {
-        self.status.map(|it| (it.state, it.reason))
+    resource::calls! {
+        TunnelServiceClient, tunnel, tunnels,
+        create_tunnel(CreateTunnelRequest), update_tunnel(UpdateTunnelRequest),
+        list_tunnels(ListTunnelsRequest), get_tunnel(GetTunnelRequest), delete_tunnel(DeleteTunnelRequest),
     }
 
     fn row(&self) -> Vec<String> {

@@ -3,7 +3,7 @@
 use crate::connect::{Globals, block_on};
 use crate::exit::Failure;
 use crate::output::{Block, by_reason, count};
-use crate::resource::{self, Kind, Reply};
+use crate::resource::{self, Kind};
 use crate::{complete, edits, names, scheduling};
 use clap::{Args, Subcommand};
 use clap_complete::{ArgValueCandidates, ArgValueCompleter};
@@ -14,9 +14,7 @@ use fluxcap_proto::v1::{
     CreateTransmitRequest, DeleteTransmitRequest, GetTransmitRequest, ListTransmitsRequest, Start,
     Transmit, TransmitRingStatus, TransmitSpec, TransmitStatus, UpdateTransmitRequest,
 };
-use prost_types::FieldMask;
 use std::time::{Duration, UNIX_EPOCH};
-use tonic::transport::Channel;
 
 /// `fluxctl tx ...`
 #[derive(Debug, Subcommand)]
@@ -112,25 +110,19 @@ fn add_request(args: &Add) -> Result<CreateTransmitRequest, Failure> {
 }
 
 fn set_request(args: &Set) -> Result<UpdateTransmitRequest, Failure> {
-    let paths: Vec<String> = args
-        .options
-        .changed_fields()
-        .into_iter()
-        .map(str::to_owned)
-        .collect();
+    let fields = args.options.changed_fields();
     let nowhere = TransmitWork {
         rings: Vec::new(),
         interfaces: Vec::new(),
     };
     let spec = args.options.to_specs(&[nowhere])?.pop();
-    if paths.is_empty() {
+    if fields.is_empty() {
         return Err(resource::nothing_to_change::<Transmit>(&args.name));
     }
-    let update_mask = Some(FieldMask { paths });
     Ok(UpdateTransmitRequest {
         name: args.name.clone(),
         spec,
-        update_mask,
+        update_mask: resource::mask(&fields),
         validate_only: args.dry_run,
     })
 }
@@ -152,43 +144,10 @@ impl Kind for Transmit {
         "REASON",
     ];
 
-    type Client = TransmitServiceClient<Channel>;
-    type Create = CreateTransmitRequest;
-    type Update = UpdateTransmitRequest;
-
-    fn client(channel: Channel) -> Self::Client {
-        Self::Client::new(channel)
-    }
-
-    async fn create(client: &mut Self::Client, request: Self::Create) -> Reply<Option<Self>> {
-        Ok(client.create_transmit(request).await?.into_inner().transmit)
-    }
-
-    async fn list(client: &mut Self::Client) -> Reply<Vec<Self>> {
-        let reply = client.list_transmits(ListTransmitsRequest {}).await?;
-        Ok(reply.into_inner().transmits)
-    }
-
-    async fn get(client: &mut Self::Client, name: String) -> Reply<Option<Self>> {
-        let reply = client.get_transmit(GetTransmitRequest { name }).await?;
-        Ok(reply.into_inner().transmit)
-    }
-
-    async fn update(client: &mut Self::Client, request: Self::Update) -> Reply<Option<Self>> {
-        Ok(client.update_transmit(request).await?.into_inner().transmit)
-    }
-
-    async fn delete(client: &mut Self::Client, name: String) -> Reply<()> {
-        let request = DeleteTransmitRequest { name };
-        client.delete_transmit(request).await.map(|_| ())
-    }
-
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn into_state(self) -> Option<(i32, String)> {
-        self.status.map(|it| (it.state, it.reason))
+    resource::calls! {
+        TransmitServiceClient, transmit, transmits,
+        create_transmit(CreateTransmitRequest), update_transmit(UpdateTransmitRequest),
+        list_transmits(ListTransmitsRequest), get_transmit(GetTransmitRequest), delete_transmit(DeleteTransmitRequest),
     }
 
     fn row(&self) -> Vec<String> {
@@ -220,11 +179,6 @@ impl Kind for Transmit {
 }
 
 fn facts(name: &str, spec: &TransmitSpec, status: &TransmitStatus) -> Vec<(&'static str, String)> {
-    let merge_window = match (spec.rings.len(), spec.merge_window_us) {
-        (0 | 1, _) => String::new(),
-        (_, 0) => "default".to_owned(),
-        (_, us) => humantime::format_duration(Duration::from_micros(us.into())).to_string(),
-    };
     vec![
         ("name", name.to_owned()),
         ("state", names::state(status.state).to_owned()),
@@ -236,7 +190,10 @@ fn facts(name: &str, spec: &TransmitSpec, status: &TransmitStatus) -> Vec<(&'sta
         ),
         ("oversize frames", names::oversize(spec.oversize).to_owned()),
         ("begins at", start(spec.start.as_ref())),
-        ("merge window", merge_window),
+        (
+            "merge window",
+            merge_window(spec.rings.len(), spec.merge_window_us),
+        ),
         ("edits", edits::options(spec.edits.as_ref())),
         ("delivered frames", count(status.delivered_frames)),
         (
@@ -252,6 +209,15 @@ fn facts(name: &str, spec: &TransmitSpec, status: &TransmitStatus) -> Vec<(&'sta
         ("truncated frames", count(status.truncated_frames)),
         ("not sent", by_reason(&status.dropped_frames)),
     ]
+}
+
+/// How long frames of several rings are held back to be merged; empty for a single ring.
+pub(crate) fn merge_window(rings: usize, us: u32) -> String {
+    match (rings, us) {
+        (0 | 1, _) => String::new(),
+        (_, 0) => "default".to_owned(),
+        (_, us) => humantime::format_duration(Duration::from_micros(us.into())).to_string(),
+    }
 }
 
 /// Where a reader begins, as the option says it.

@@ -124,11 +124,6 @@ fn common_facts(
 
 fn send_facts(send: &TunnelSend, status: &TunnelSendStatus) -> Vec<(&'static str, String)> {
     let path = status.path.clone().unwrap_or_default();
-    let merge_window = match (send.rings.len(), send.merge_window_us) {
-        (0 | 1, _) => String::new(),
-        (_, 0) => "default".to_owned(),
-        (_, us) => humantime::format_duration(Duration::from_micros(us.into())).to_string(),
-    };
     let in_use = match path.io.as_str() {
         "" => String::new(),
         io => format!("{io}: {}", path.io_reason),
@@ -145,7 +140,10 @@ fn send_facts(send: &TunnelSend, status: &TunnelSendStatus) -> Vec<(&'static str
         ("io", names::io(&send.io).to_owned()),
         ("io in use", in_use),
         ("begins at", tx::start(send.start.as_ref())),
-        ("merge window", merge_window),
+        (
+            "merge window",
+            tx::merge_window(send.rings.len(), send.merge_window_us),
+        ),
         ("delivered frames", count(status.delivered_frames)),
         ("lapped frames", count(status.lapped_frames)),
         ("sent frames", count(status.sent_frames)),
