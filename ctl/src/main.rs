@@ -35,6 +35,7 @@ mod scheduling;
 mod status;
 mod tunnel;
 mod tx;
+mod words;
 
 use cli::{Cli, Command};
 use exit::Failure;

@@ -4,6 +4,7 @@ use crate::connect::{Globals, block_on};
 use crate::exit::Failure;
 use crate::output::{Block, by_reason, count};
 use crate::resource::{self, Kind};
+use crate::words::tag_text;
 use crate::{complete, edits, names, scheduling};
 use clap::{Args, Subcommand};
 use clap_complete::{ArgValueCandidates, ArgValueCompleter};
@@ -280,7 +281,7 @@ fn interfaces(spec: &CaptureSpec, status: &CaptureStatus) -> Block {
             interface
                 .vlan_push
                 .as_ref()
-                .map(edits::tag_text)
+                .map(tag_text)
                 .unwrap_or_default(),
             status.reason,
             status.io,

@@ -1,28 +1,23 @@
 //! How the threads of a capture or a transmit are run, written back as the options that ask for it.
 
 use crate::names;
+use crate::words::Words;
 use fluxcap_options::CpuList;
 use fluxcap_proto::v1::Scheduling;
 use std::time::Duration;
 
 /// Latency and scheduling as options; empty when there is nothing but defaults.
 pub(crate) fn options(latency: i32, scheduling: Option<&Scheduling>) -> String {
-    let mut parts = Vec::new();
+    let mut words = Words::default();
     if names::latency(latency) == "low" {
-        parts.push("--latency low".to_owned());
+        words.text("--latency", "low");
     }
-    let scheduling = scheduling.cloned().unwrap_or_default();
-    if !scheduling.cpus.is_empty() {
-        parts.push(format!("--cpu {}", CpuList(scheduling.cpus)));
+    if let Some(scheduling) = scheduling {
+        words.text("--cpu", &CpuList(scheduling.cpus.clone()).to_string());
+        words.number("--priority", scheduling.priority);
+        words.time("--spin", Duration::from_micros(scheduling.spin_us.into()));
     }
-    if scheduling.priority != 0 {
-        parts.push(format!("--priority {}", scheduling.priority));
-    }
-    if scheduling.spin_us != 0 {
-        let spin = Duration::from_micros(scheduling.spin_us.into());
-        parts.push(format!("--spin {}", humantime::format_duration(spin)));
-    }
-    parts.join(" ")
+    words.line()
 }
 
 #[cfg(test)]

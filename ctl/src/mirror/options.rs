@@ -1,12 +1,11 @@
 //! What a mirror was told, written back as the options that say it.
 
-use crate::edits::{quoted, tag_text};
 use crate::names;
+use crate::words::{Words, tag_text};
 use fluxcap_options::rate_text;
 use fluxcap_proto::v1::{
     Attach, Hook, InnerProtocol, MirrorOverlay, MirrorSpec, MtuPolicy, TunnelKind,
 };
-use fluxcap_service::format_size;
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
@@ -49,20 +48,9 @@ pub(super) fn options(spec: &MirrorSpec) -> String {
         let push = tag.map(|tag| format!("{}={tag}", device.name));
         words.text("--vlan-push", &push.unwrap_or_default());
     }
-    if !spec.filter.is_empty() {
-        words.text("--filter", &quoted(&spec.filter));
-        if names::filter_vlan(spec.filter_vlan) == "exact" {
-            words.text("--filter-vlan", "exact");
-        }
-    }
-    if let Some(sample) = &spec.sample {
-        words.text("--sample", &format!("1/{}", sample.one_in));
-        if names::sample_mode(sample.mode) == "flow" {
-            words.text("--sample-by", "flow");
-        }
-        words.number("--seed", sample.seed);
-    }
-    words.number("--snaplen", spec.snaplen.into());
+    words.filter(&spec.filter, spec.filter_vlan);
+    words.sample(spec.sample.as_ref());
+    words.number("--snaplen", spec.snaplen);
     bounds(&mut words, spec);
     if spec.hook() == Hook::Xdp {
         words.text("--hook", "xdp");
@@ -74,25 +62,19 @@ pub(super) fn options(spec: &MirrorSpec) -> String {
     if spec.mark != 0 {
         words.text("--mark", &format!("{:#x}", spec.mark));
     }
-    if spec.buffer_bytes != 0 {
-        let size = format_size(spec.buffer_bytes.into()).replace(' ', "");
-        words.text("--buffer", &size);
-    }
-    if spec.ephemeral {
-        words.0.push("--ephemeral".to_owned());
-    }
-    words.0.join(" ")
+    words.size("--buffer", spec.buffer_bytes.into());
+    words.flag("--ephemeral", spec.ephemeral);
+    words.line()
 }
 
 fn overlay_options(words: &mut Words, overlay: &MirrorOverlay) {
-    if overlay.inner() == InnerProtocol::Gretap && overlay.kind() == TunnelKind::Gue {
-        words.0.push("--l2".to_owned());
-    }
+    let frames = overlay.inner() == InnerProtocol::Gretap && overlay.kind() == TunnelKind::Gue;
+    words.flag("--l2", frames);
     words.text("--local", &overlay.local);
     words.text("--dev", &overlay.device);
-    words.number("--ttl", overlay.ttl.into());
-    words.number("--tos", overlay.tos.into());
-    words.number("--sport", overlay.source_port.into());
+    words.number("--ttl", overlay.ttl);
+    words.number("--tos", overlay.tos);
+    words.number("--sport", overlay.source_port);
     if overlay.mtu_policy() == MtuPolicy::Drop {
         words.text("--mtu-policy", "drop");
     }
@@ -102,43 +84,17 @@ fn overlay_options(words: &mut Words, overlay: &MirrorOverlay) {
 }
 
 fn bounds(words: &mut Words, spec: &MirrorSpec) {
-    let milliseconds = |ms: u64| match ms {
-        0 => String::new(),
-        ms => {
-            let text = humantime::format_duration(Duration::from_millis(ms)).to_string();
-            text.replace(' ', "")
-        }
-    };
     if let Some(rate) = &spec.rate {
         let text = rate_text(rate.frames_per_second, rate.bits_per_second);
         words.text("--rate", &text);
-        words.text("--burst", &milliseconds(rate.burst_ms.into()));
+        words.time("--burst", Duration::from_millis(rate.burst_ms.into()));
     }
     if let Some(fuse) = &spec.fuse {
-        words.number("--fuse-errors", fuse.errors_per_second.into());
+        words.number("--fuse-errors", fuse.errors_per_second);
         let text = rate_text(fuse.frames_per_second, fuse.bits_per_second);
         words.text("--fuse-rate", &text);
     }
-    words.text("--for", &milliseconds(spec.lifetime_ms));
-}
-
-#[derive(Default)]
-struct Words(Vec<String>);
-
-impl Words {
-    /// An option with its value, unless that is empty.
-    fn text(&mut self, option: &str, value: &str) {
-        if !value.is_empty() {
-            self.0.push(format!("{option} {value}"));
-        }
-    }
-
-    /// An option with its value, unless that is zero.
-    fn number(&mut self, option: &str, value: u64) {
-        if value != 0 {
-            self.0.push(format!("{option} {value}"));
-        }
-    }
+    words.time("--for", Duration::from_millis(spec.lifetime_ms));
 }
 
 #[cfg(test)]
