@@ -20,7 +20,7 @@ use crate::output::{count, note};
 use clap::Args;
 use clap_complete::ArgValueCandidates;
 use fluxcap_headers::{Filter, WireFrame};
-use fluxcap_options::{EditArgs, FilterVlanArg, compile_edits, parse_start};
+use fluxcap_options::{FilterArgs, compile_filter, parse_start};
 use fluxcap_proto::v1::{self, start::At};
 use fluxcap_ring::{Batch, Consumer, Direction, Outcome, Poll, RingDir, RingName, Start};
 use fluxcap_service::parse_duration;
@@ -53,13 +53,8 @@ pub(crate) struct Capture {
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     duration: Option<Duration>,
 
-    /// Only frames that match this pcap-filter(7) expression; several must all match
-    #[arg(long, short, value_name = "EXPR")]
-    filter: Vec<String>,
-
-    /// How the filter sees VLAN tags: as if they were not there (any), or byte for byte (exact) [default: any]
-    #[arg(long, value_name = "any|exact", hide_possible_values = true)]
-    filter_vlan: Option<FilterVlanArg>,
+    #[command(flatten)]
+    filter: FilterArgs,
 
     /// Where to begin: newest, oldest, seq:N or time:RFC3339
     #[arg(long, value_name = "START", default_value = "newest", value_parser = parse_start)]
@@ -104,14 +99,9 @@ pub(crate) fn run(globals: &Globals, args: &Capture) -> Result<(), Failure> {
 }
 
 fn compile(args: &Capture) -> Result<Option<Filter>, Failure> {
-    let edits = EditArgs {
-        filter: args.filter.clone(),
-        filter_vlan: args.filter_vlan,
-        ..EditArgs::default()
-    };
-    let edits = compile_edits(&edits.to_edits()?)
-        .map_err(|error| Failure::new(Code::Usage, format!("--filter: {}", error.problem)))?;
-    Ok(edits.filter)
+    let expression = args.filter.expression().unwrap_or_default();
+    compile_filter("--filter", &expression, args.filter.vlan())
+        .map_err(|error| Failure::new(Code::Usage, error.to_string()))
 }
 
 fn start(start: v1::Start) -> Start {

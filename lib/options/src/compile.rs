@@ -1,7 +1,7 @@
 //! From the API's edits to those that run on frames.
 
 use crate::SpecError;
-use fluxcap_headers::{self as headers, FilterVlan, SampleBy, Sampler, VlanEdit, VlanTag};
+use fluxcap_headers::{self as headers, Filter, FilterVlan, SampleBy, Sampler, VlanEdit, VlanTag};
 use fluxcap_proto::v1;
 use std::hash::{BuildHasher, RandomState};
 
@@ -27,7 +27,7 @@ pub fn compile_edits(edits: &v1::Edits) -> Result<headers::Edits, SpecError> {
         (None, None) => None,
     };
     Ok(headers::Edits {
-        filter: filter(edits)?,
+        filter: compile_filter("edits.filter", &edits.filter, edits.filter_vlan())?,
         sample: edits.sample.as_ref().and_then(sampler),
         vlan_pop: u8::try_from(edits.vlan_pop.min(MAX_POP)).unwrap_or(u8::MAX),
         vlan,
@@ -49,17 +49,25 @@ pub fn vlan_tag(field: &'static str, tag: &v1::VlanTag) -> Result<VlanTag, SpecE
     .map_err(|error| SpecError::new(field, error))
 }
 
-fn filter(edits: &v1::Edits) -> Result<Option<headers::Filter>, SpecError> {
-    if edits.filter.trim().is_empty() {
+/// A pcap-filter(7) expression, compiled; `None` for an empty one. `field` names it in the error.
+///
+/// # Errors
+/// What libpcap says.
+pub fn compile_filter(
+    field: &'static str,
+    expression: &str,
+    vlan: v1::FilterVlan,
+) -> Result<Option<Filter>, SpecError> {
+    if expression.trim().is_empty() {
         return Ok(None);
     }
-    let vlan = match edits.filter_vlan() {
+    let vlan = match vlan {
         v1::FilterVlan::Unspecified | v1::FilterVlan::Any => FilterVlan::Any,
         v1::FilterVlan::Exact => FilterVlan::Exact,
     };
-    headers::Filter::compile(&edits.filter, vlan)
+    Filter::compile(expression, vlan)
         .map(Some)
-        .map_err(|error| SpecError::new("edits.filter", error))
+        .map_err(|error| SpecError::new(field, error))
 }
 
 fn sampler(sample: &v1::Sample) -> Option<Sampler> {

@@ -1,38 +1,20 @@
 //! The options that change frames, the same for captures and transmits.
 
-use crate::{TagArg, UsageError, VlanPushArg};
-use clap::{Args, ValueEnum};
-use fluxcap_proto::v1::{Edits, FilterVlan, Sample, SampleMode, VlanTag};
-use std::str::FromStr;
+use crate::{FilterArgs, SampleArgs, TagArg, UsageError, VlanPushArg};
+use clap::Args;
+use fluxcap_proto::v1::{Edits, VlanTag};
 
 /// Edits of each frame. They are applied in the order of the fields here, whatever the order on the command line.
 #[derive(Debug, Clone, Default, PartialEq, Args)]
 #[command(next_help_heading = "Edits, always applied in this order")]
 pub struct EditArgs {
-    /// Keep only frames that match this pcap-filter(7) expression; several must all match; '' clears
-    #[arg(long, short = 'f', value_name = "EXPR")]
-    pub filter: Vec<String>,
+    /// Which frames stay.
+    #[command(flatten)]
+    pub filter: FilterArgs,
 
-    /// How the filter sees VLAN tags: as if they were not there (any), or byte for byte (exact) [default: any]
-    #[arg(long, value_name = "any|exact", hide_possible_values = true)]
-    pub filter_vlan: Option<FilterVlanArg>,
-
-    /// Keep one in N frames; '' clears
-    #[arg(long, value_name = "1/N")]
-    pub sample: Option<SampleArg>,
-
-    /// Pick frames at random, or whole conversations [default: random]
-    #[arg(
-        long,
-        value_name = "random|flow",
-        requires = "sample",
-        hide_possible_values = true
-    )]
-    pub sample_by: Option<SampleByArg>,
-
-    /// Seed of the choice: the same seed picks the same frames [default: another one each time]
-    #[arg(long, value_name = "N", requires = "sample")]
-    pub seed: Option<u64>,
+    /// How many of them.
+    #[command(flatten)]
+    pub sample: SampleArgs,
 
     /// Take off the N outermost VLAN tags (one when N is left out); 0 clears
     #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "1", value_parser = clap::value_parser!(u32).range(0..=4))]
@@ -61,88 +43,15 @@ pub struct EditArgs {
     pub snaplen: Option<u32>,
 }
 
-/// `--filter-vlan`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum FilterVlanArg {
-    /// As if tags were not there.
-    Any,
-    /// Byte for byte.
-    Exact,
-}
-
-impl From<FilterVlanArg> for FilterVlan {
-    fn from(arg: FilterVlanArg) -> Self {
-        match arg {
-            FilterVlanArg::Any => FilterVlan::Any,
-            FilterVlanArg::Exact => FilterVlan::Exact,
-        }
-    }
-}
-
-/// `--sample-by`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum SampleByArg {
-    /// Each frame for itself.
-    Random,
-    /// Whole conversations.
-    Flow,
-}
-
-impl From<SampleByArg> for SampleMode {
-    fn from(arg: SampleByArg) -> Self {
-        match arg {
-            SampleByArg::Random => SampleMode::Random,
-            SampleByArg::Flow => SampleMode::Flow,
-        }
-    }
-}
-
-/// `--sample`: `1/N`, or the empty text to keep everything (N = 1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SampleArg(
-    /// N, at least 1.
-    pub u32,
-);
-
-impl FromStr for SampleArg {
-    type Err = UsageError;
-
-    fn from_str(text: &str) -> Result<Self, UsageError> {
-        if text.is_empty() {
-            return Ok(SampleArg(1));
-        }
-        text.strip_prefix("1/")
-            .and_then(|n| n.parse().ok())
-            .filter(|n| *n > 0)
-            .map(SampleArg)
-            .ok_or_else(|| UsageError::Sample {
-                text: text.to_owned(),
-            })
-    }
-}
-
 impl EditArgs {
     /// The edits as the API takes them; what is not given is not set.
     ///
     /// Tags for single interfaces are no part of them: [`crate::CaptureArgs::to_specs`] puts those where they belong.
     pub fn to_edits(&self) -> Result<Edits, UsageError> {
         Ok(Edits {
-            filter: join_filters(&self.filter),
-            filter_vlan: self
-                .filter_vlan
-                .map_or(FilterVlan::Unspecified, FilterVlan::from)
-                .into(),
-            sample: self
-                .sample
-                .filter(|sample| sample.0 > 1)
-                .map(|sample| Sample {
-                    one_in: sample.0,
-                    mode: self
-                        .sample_by
-                        .map_or(SampleMode::Unspecified, SampleMode::from)
-                        .into(),
-                    seed: self.seed.unwrap_or(0),
-                }),
+            filter: self.filter.expression().unwrap_or_default(),
+            filter_vlan: self.filter.vlan().into(),
+            sample: self.sample.to_sample(),
             vlan_pop: self.vlan_pop.unwrap_or(0),
             vlan_push: self.common_push()?.flatten(),
             vlan_replace: self.vlan_replace.clone().and_then(|tag| tag.0),
@@ -163,9 +72,9 @@ impl EditArgs {
             .as_ref()
             .is_some_and(|tag| tag.0.is_some());
         [
-            (!self.filter.is_empty(), "edits.filter"),
-            (self.filter_vlan.is_some(), "edits.filter_vlan"),
-            (self.sample.is_some(), "edits.sample"),
+            (!self.filter.filter.is_empty(), "edits.filter"),
+            (self.filter.filter_vlan.is_some(), "edits.filter_vlan"),
+            (self.sample.sample.is_some(), "edits.sample"),
             (self.vlan_pop.is_some(), "edits.vlan_pop"),
             (push.is_some() || sets_replace, "edits.vlan_push"),
             (
@@ -213,27 +122,11 @@ impl EditArgs {
     }
 }
 
-/// One expression that is true where all of them are; empty ones do not count.
-pub(crate) fn join_filters(filters: &[String]) -> String {
-    let filters: Vec<&str> = filters
-        .iter()
-        .map(|filter| filter.trim())
-        .filter(|filter| !filter.is_empty())
-        .collect();
-    match filters[..] {
-        [only] => only.to_owned(),
-        _ => filters
-            .iter()
-            .map(|filter| format!("({filter})"))
-            .collect::<Vec<_>>()
-            .join(" and "),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use clap::Parser;
+    use fluxcap_proto::v1::{FilterVlan, Sample, SampleMode};
 
     #[derive(Debug, Parser)]
     struct Cli {

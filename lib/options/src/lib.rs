@@ -27,6 +27,7 @@
 mod capture;
 mod compile;
 mod edits;
+mod filter;
 mod given;
 mod io;
 mod mirror;
@@ -39,8 +40,9 @@ mod tunnel;
 mod work;
 
 pub use capture::{CaptureArgs, DirectionArg, validate_threads};
-pub use compile::{compile_edits, vlan_tag};
-pub use edits::{EditArgs, FilterVlanArg, SampleByArg};
+pub use compile::{compile_edits, compile_filter, vlan_tag};
+pub use edits::EditArgs;
+pub use filter::{FilterArgs, FilterVlanArg, SampleArg, SampleArgs, SampleByArg};
 pub use io::{CaptureIo, TransmitIo, TunnelIo};
 pub use mirror::{
     AttachArg, BoundArgs, ClassicArgs, HookArg, MAX_DEVICES, MAX_RULES, MirrorArgs,

@@ -4,12 +4,10 @@
 use super::args::{BoundArgs, MirrorArgs, MirrorTargetArgs, ProgramArgs, SelectionArgs};
 use super::classic::ClassicArgs;
 use super::target::{OverlayArg, TargetArg};
-use crate::edits::join_filters;
 use crate::given::Given;
 use crate::{UsageError, default_name, tunnel_kind_word};
 use fluxcap_proto::v1::{
-    Attach, Direction, FilterVlan, Hook, InnerProtocol, MirrorDevice, MirrorOverlay, MirrorSpec,
-    MtuPolicy, Sample, SampleMode,
+    Attach, Direction, Hook, InnerProtocol, MirrorDevice, MirrorOverlay, MirrorSpec, MtuPolicy,
 };
 
 impl MirrorArgs {
@@ -260,20 +258,10 @@ impl SelectionArgs {
             let files = self.rules_file.iter().flat_map(|file| file.0.clone());
             given.put("rules", &mut spec.rules, Some(rules.chain(files).collect()));
         }
-        let filter = (!self.filter.is_empty()).then(|| join_filters(&self.filter));
-        given.put("filter", &mut spec.filter, filter);
-        let vlan = self.filter_vlan.map(|it| FilterVlan::from(it).into());
+        given.put("filter", &mut spec.filter, self.filter.expression());
+        let vlan = self.filter.filter_vlan.map(|_| self.filter.vlan().into());
         given.put("filter_vlan", &mut spec.filter_vlan, vlan);
-        let sample = self.sample.map(|sample| {
-            (sample.0 > 1).then(|| Sample {
-                one_in: sample.0,
-                mode: self
-                    .sample_by
-                    .map_or(SampleMode::Unspecified, SampleMode::from)
-                    .into(),
-                seed: self.seed.unwrap_or(0),
-            })
-        });
+        let sample = self.sample.sample.map(|_| self.sample.to_sample());
         given.put("sample", &mut spec.sample, sample);
         given.put("snaplen", &mut spec.snaplen, self.snaplen);
     }

@@ -1,8 +1,7 @@
 //! The options of a mirror as the command line takes them.
 
 use super::{RateArg, RuleArg, RulesFileArg, TargetArg};
-use crate::edits::SampleArg;
-use crate::{DirectionArg, FilterVlanArg, SampleByArg, ThreadArgs, UsageError, VlanPushArg};
+use crate::{DirectionArg, FilterArgs, SampleArgs, ThreadArgs, UsageError, VlanPushArg};
 use clap::{Args, ValueEnum};
 use fluxcap_proto::v1::{Attach, Hook, MtuPolicy};
 use fluxcap_service::{parse_duration, parse_size};
@@ -103,30 +102,13 @@ pub struct SelectionArgs {
     #[arg(long, value_name = "FILE")]
     pub rules_file: Vec<RulesFileArg>,
 
-    /// Copy only frames that match this pcap-filter(7) expression as well; several must all match; '' clears
-    #[arg(long, short = 'f', value_name = "EXPR")]
-    pub filter: Vec<String>,
+    /// By a filter, as well as by rules.
+    #[command(flatten)]
+    pub filter: FilterArgs,
 
-    /// How the filter sees VLAN tags: as if they were not there (any), or byte for byte (exact) [default: any]
-    #[arg(long, value_name = "any|exact", hide_possible_values = true)]
-    pub filter_vlan: Option<FilterVlanArg>,
-
-    /// Copy one in N of what was selected; '' clears
-    #[arg(long, value_name = "1/N")]
-    pub sample: Option<SampleArg>,
-
-    /// Pick frames at random, or whole conversations [default: random]
-    #[arg(
-        long,
-        value_name = "random|flow",
-        requires = "sample",
-        hide_possible_values = true
-    )]
-    pub sample_by: Option<SampleByArg>,
-
-    /// Seed of the choice: the same seed picks the same conversations [default: another one each time]
-    #[arg(long, value_name = "N", requires = "sample")]
-    pub seed: Option<u64>,
+    /// How many of them.
+    #[command(flatten)]
+    pub sample: SampleArgs,
 
     /// Copy at most this many bytes of each frame; 0 copies all
     #[arg(long, value_name = "BYTES")]

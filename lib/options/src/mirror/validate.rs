@@ -1,12 +1,12 @@
 //! Every check of a mirror's spec that needs nothing but the spec.
 
 use crate::{
-    Network, SpecError, remote_address, tunnel_kind_word, validate_interfaces, validate_scheduling,
-    vlan_tag,
+    Network, SpecError, compile_filter, remote_address, tunnel_kind_word, validate_interfaces,
+    validate_scheduling, vlan_tag,
 };
-use fluxcap_headers::{Filter, FilterVlan};
+use fluxcap_headers::Filter;
 use fluxcap_proto::v1::{
-    self, Attach, Direction, Hook, InnerProtocol, MirrorOverlay, MirrorRule, MirrorSpec, MtuPolicy,
+    Attach, Direction, Hook, InnerProtocol, MirrorOverlay, MirrorRule, MirrorSpec, MtuPolicy,
     PortRange, TunnelKind,
 };
 use std::net::IpAddr;
@@ -275,16 +275,7 @@ fn validate_rule(rule: &MirrorRule) -> Result<(), String> {
 /// # Errors
 /// What libpcap says.
 pub fn mirror_filter(spec: &MirrorSpec) -> Result<Option<Filter>, SpecError> {
-    if spec.filter.trim().is_empty() {
-        return Ok(None);
-    }
-    let vlan = match spec.filter_vlan() {
-        v1::FilterVlan::Unspecified | v1::FilterVlan::Any => FilterVlan::Any,
-        v1::FilterVlan::Exact => FilterVlan::Exact,
-    };
-    Filter::compile(&spec.filter, vlan)
-        .map(Some)
-        .map_err(|error| SpecError::new("filter", error))
+    compile_filter("filter", &spec.filter, spec.filter_vlan())
 }
 
 fn validate_bounds(spec: &MirrorSpec) -> Result<(), SpecError> {

@@ -1,7 +1,10 @@
 use super::*;
 use crate::mirror::{parse_rule, validate_mirror};
 use clap::Parser;
-use fluxcap_proto::v1::{MirrorFuse, MirrorRate, MirrorRule, Scheduling, TunnelKind, VlanTag};
+use fluxcap_proto::v1::{
+    FilterVlan, MirrorFuse, MirrorRate, MirrorRule, Sample, SampleMode, Scheduling, TunnelKind,
+    VlanTag,
+};
 
 #[derive(Debug, Parser)]
 struct Cli {
