@@ -69,7 +69,11 @@ impl Options {
     #[must_use]
     pub fn cells(&self) -> Vec<Cell> {
         if let Some(duration) = self.soak {
-            return vec![soak(duration)];
+            let mut cell = soak(duration, |system| is_in(&self.systems, system));
+            if self.systems.is_empty() {
+                cell.systems.truncate(1);
+            }
+            return vec![cell];
         }
         let mut cells = plan(self.quick, self.only.contains(&Part::Mirror));
         for cell in &mut cells {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::bench::bed::Shape;
 use crate::bench::frame::{MIXES, Mix};
 use crate::bench::sink::Peer;
-use crate::bench::system::System;
+use crate::bench::system::{Setup, System};
 use crate::bench::tunnel::packets::Kind;
 use crate::bench::tunnel::{self, Way};
 
@@ -122,33 +122,30 @@ const TC: System = System::fluxcap("tc");
 const AF_XDP: System = System::fluxcap("af_xdp");
 const SENDMMSG: System = System::fluxcap("sendmmsg");
 /// The low-latency profile.
-const LOW: System = System::Fluxcap {
-    io: "auto",
-    one_each: false,
+const LOW: System = System::Fluxcap(Setup {
     low: true,
-    rx_xdp: false,
-};
+    ..Setup::of("auto")
+});
 /// A transmit for each output.
-const ONE_EACH: System = System::Fluxcap {
-    io: "auto",
+const ONE_EACH: System = System::Fluxcap(Setup {
     one_each: true,
-    low: false,
-    rx_xdp: false,
-};
+    ..Setup::of("auto")
+});
 /// The same by packet sockets, which is how fluxcap 3.2 does it.
-const SENDMMSG_EACH: System = System::Fluxcap {
-    io: "sendmmsg",
+const SENDMMSG_EACH: System = System::Fluxcap(Setup {
     one_each: true,
-    low: false,
-    rx_xdp: false,
-};
+    ..Setup::of("sendmmsg")
+});
 /// Captures by AF_XDP, so that no socket buffer is ever made: the fastest, where the host itself needs none of the frames.
-const RX_XDP: System = System::Fluxcap {
-    io: "auto",
-    one_each: false,
-    low: false,
+const RX_XDP: System = System::Fluxcap(Setup {
     rx_xdp: true,
-};
+    ..Setup::of("auto")
+});
+/// Capture and transmit run before everything else on the machine.
+const FIRST: System = System::Fluxcap(Setup {
+    first: true,
+    ..Setup::of("auto")
+});
 const C: System = System::FluxcapC;
 const MIRRED: System = System::Mirred;
 /// Replication in the driver's receive path.
@@ -292,15 +289,17 @@ pub fn tunnels(quick: bool) -> Vec<tunnel::Cell> {
     rows.iter().map(cell).collect()
 }
 
-/// The cell of a soak.
+/// The cell of a soak: by those who must not lose a frame, and would say so to the scheduler; of the others who are there by name.
 #[must_use]
-pub fn soak(duration: Duration) -> Cell {
+pub fn soak(duration: Duration, wanted: impl Fn(&str) -> bool) -> Cell {
+    let mut systems = vec![FIRST, AUTO];
+    systems.retain(|system| wanted(&system.to_string()));
     Cell {
         part: Part::Overload,
         shape: ONE_TWO,
         peer: Xdp,
         mixes: vec![IMIX],
-        systems: vec![AUTO],
+        systems,
         measures: vec![Rate, Measure::Soak(duration)],
         rounds: 1,
     }

@@ -15,7 +15,7 @@ use fluxcap_proto::v1::Hook;
 use crate::bench::bed::{Bed, Shape};
 use crate::bench::trial::{self, Trial};
 
-pub use fluxcap::{Books, Fluxcap};
+pub use fluxcap::{Books, Fluxcap, Setup};
 pub(crate) use mirred::Mirred;
 pub(crate) use mirrord::{Mirror, begin};
 pub(crate) use process::{Processes, must_succeed};
@@ -30,16 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(8);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum System {
     /// rxd, ring, txd.
-    Fluxcap {
-        /// `--io` of the transmit.
-        io: &'static str,
-        /// A transmit for each output, instead of one for all.
-        one_each: bool,
-        /// `--latency low` on both sides.
-        low: bool,
-        /// `--io af_xdp` of the capture, without low latency.
-        rx_xdp: bool,
-    },
+    Fluxcap(Setup),
     /// fluxcap 3.2, in C.
     FluxcapC,
     /// mirrord, in the driver's receive path (XDP) or at traffic control.
@@ -59,18 +50,13 @@ impl System {
     /// fluxcap with one transmit for all outputs and defaults but for `--io`.
     #[must_use]
     pub const fn fluxcap(io: &'static str) -> System {
-        System::Fluxcap {
-            io,
-            one_each: false,
-            low: false,
-            rx_xdp: false,
-        }
+        System::Fluxcap(Setup::of(io))
     }
 
     /// Whether it is fluxcap.
     #[must_use]
     pub fn is_fluxcap(self) -> bool {
-        matches!(self, System::Fluxcap { .. })
+        matches!(self, System::Fluxcap(_))
     }
 
     /// Whether it can connect interfaces in this way.
@@ -78,7 +64,7 @@ impl System {
     pub fn can(self, shape: Shape) -> bool {
         match self {
             System::Daemonlogger | System::Tcpbridge => shape.inputs == 1 && shape.outputs == 1,
-            System::Fluxcap { one_each, .. } => !one_each || shape.outputs > 1,
+            System::Fluxcap(setup) => !setup.one_each || shape.outputs > 1,
             System::FluxcapC | System::Mirror { .. } | System::Mirred => true,
         }
     }
@@ -91,7 +77,7 @@ impl System {
             System::FluxcapC => 200,
             // libpcap's time-out.
             System::Daemonlogger => 600,
-            System::Fluxcap { .. } | System::Mirror { .. } | System::Mirred | System::Tcpbridge => {
+            System::Fluxcap(_) | System::Mirror { .. } | System::Mirred | System::Tcpbridge => {
                 20
             }
         })
@@ -105,7 +91,7 @@ impl System {
             (!found).then(|| format!("{program} is not installed"))
         };
         match self {
-            System::Fluxcap { .. } | System::Mirror { .. } => None,
+            System::Fluxcap(_) | System::Mirror { .. } => None,
             System::FluxcapC => match c_binary() {
                 None => Some(format!("{C_VARIABLE} does not name its binary")),
                 Some(path) if !path.exists() => Some(format!("{} is not there", path.display())),
@@ -123,12 +109,7 @@ impl System {
     /// What it says when it does not work.
     pub fn start(self, bed: &mut Bed) -> Result<Running> {
         let running = match self {
-            System::Fluxcap {
-                io,
-                one_each,
-                low,
-                rx_xdp,
-            } => Running::Fluxcap(Box::new(Fluxcap::start(bed, io, one_each, low, rx_xdp)?)),
+            System::Fluxcap(setup) => Running::Fluxcap(Box::new(Fluxcap::start(bed, setup)?)),
             System::FluxcapC => Running::Processes(process::fluxcap_c(bed)?),
             System::Mirror { xdp } => {
                 let hook = if xdp { Hook::Xdp } else { Hook::Tc };
@@ -146,17 +127,7 @@ impl System {
 impl fmt::Display for System {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            System::Fluxcap {
-                io,
-                one_each,
-                low,
-                rx_xdp,
-            } => {
-                let each = if *one_each { " one-each" } else { "" };
-                let low = if *low { " low" } else { "" };
-                let rx = if *rx_xdp { " rx-af_xdp" } else { "" };
-                write!(f, "fluxcap {io}{each}{low}{rx}")
-            }
+            System::Fluxcap(setup) => write!(f, "fluxcap {setup}"),
             System::FluxcapC => write!(f, "fluxcap 3.2"),
             System::Mirror { xdp: true } => write!(f, "fluxcap mirror xdp"),
             System::Mirror { xdp: false } => write!(f, "fluxcap mirror tc"),

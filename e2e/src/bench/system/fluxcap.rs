@@ -1,6 +1,7 @@
 //! rxd, a ring and txd, told what to do by fluxctl.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,54 @@ use crate::daemon::{Daemon, Dirs};
 
 /// Size of the ring.
 const RING: &str = "64m";
+/// SCHED_FIFO of capture and transmit when they are to come first: above the sources, which here are on the same machine.
+const FIRST: &str = "20";
+
+/// How captures and transmits are set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Setup {
+    /// `--io` of the transmit.
+    pub io: &'static str,
+    /// A transmit for each output, instead of one for all.
+    pub one_each: bool,
+    /// `--latency low` on both sides.
+    pub low: bool,
+    /// `--io af_xdp` of the capture, without low latency.
+    pub rx_xdp: bool,
+    /// `--priority` on both sides, above that of the sources.
+    pub first: bool,
+}
+
+impl Setup {
+    /// One transmit for all outputs, and defaults but for its `--io`.
+    #[must_use]
+    pub const fn of(io: &'static str) -> Setup {
+        Setup {
+            io,
+            one_each: false,
+            low: false,
+            rx_xdp: false,
+            first: false,
+        }
+    }
+}
+
+impl fmt::Display for Setup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Setup {
+            io,
+            one_each,
+            low,
+            rx_xdp,
+            first,
+        } = self;
+        let each = if *one_each { " one-each" } else { "" };
+        let low = if *low { " low" } else { "" };
+        let rx = if *rx_xdp { " rx-af_xdp" } else { "" };
+        let first = if *first { " priority" } else { "" };
+        write!(f, "{io}{each}{low}{rx}{first}")
+    }
+}
 
 /// The daemons of this project at work.
 #[derive(Debug)]
@@ -28,13 +77,7 @@ pub struct Fluxcap {
 }
 
 impl Fluxcap {
-    pub(super) fn start(
-        bed: &Bed,
-        io: &str,
-        one_each: bool,
-        low: bool,
-        rx_xdp: bool,
-    ) -> Result<Fluxcap> {
+    pub(super) fn start(bed: &Bed, setup: Setup) -> Result<Fluxcap> {
         let dirs = Dirs::new();
         let start = |name| Daemon::start(name, &bed.host, &dirs, &[]);
         let fluxcap = Fluxcap {
@@ -44,18 +87,25 @@ impl Fluxcap {
             fluxctl: Fluxctl::new(&dirs),
             _dirs: dirs,
         };
-        let latency: &[&str] = if low { &["--latency", "low"] } else { &[] };
+        let mut common = Vec::new();
+        if setup.low {
+            common.extend(["--latency", "low"]);
+        }
+        if setup.first {
+            common.extend(["--priority", FIRST]);
+        }
         let (inputs, outputs) = (bed.shape.input_names(), bed.shape.output_names());
         fluxcap.ctl(&["ring", "create", "tap", "--size", RING])?;
-        let rx: &[&str] = if rx_xdp { &["--io", "af_xdp"] } else { latency };
-        fluxcap.ctl(&[&["rx", "add", &inputs.join(","), "tap"], rx].concat())?;
-        let groups = if one_each {
+        let rx: &[&str] = if setup.rx_xdp { &["--io", "af_xdp"] } else { &[] };
+        fluxcap.ctl(&[&["rx", "add", &inputs.join(","), "tap"], rx, &common].concat())?;
+        let groups = if setup.one_each {
             outputs
         } else {
             vec![outputs.join(",")]
         };
         for group in groups {
-            fluxcap.ctl(&[&["tx", "add", "tap", &group, "--io", io], latency].concat())?;
+            let tx = ["tx", "add", "tap", &group, "--io", setup.io];
+            fluxcap.ctl(&[&tx, common.as_slice()].concat())?;
         }
         Ok(fluxcap)
     }
