@@ -11,7 +11,7 @@ use fluxcap_datapath::ring_advice;
 use fluxcap_proto::v1::{self, CaptureSpec, Latency};
 use fluxcap_ring::{Producer, RingDir, RingName};
 use fluxcap_service::{Job, Refusal, State, Worker};
-use fluxcap_socket::{Affinity, LinkEvent, LinkWatch, poll};
+use fluxcap_socket::{Affinity, LinkEvent, LinkWatch, Starvation, poll};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::thread::Builder;
@@ -68,6 +68,8 @@ struct Capture<'w> {
     schedule: Schedule,
     /// What of the schedule was not possible.
     remark: Option<String>,
+    /// Of this thread.
+    starvation: Starvation,
     links: LinkWatch,
     opener: Opener,
     /// Indexes of links that are gone.
@@ -95,6 +97,7 @@ impl<'w> Capture<'w> {
             spec: CaptureSpec::clone(&spec),
             schedule: Schedule::default(),
             remark: None,
+            starvation: Starvation::watch(),
             ring: None,
             links: LinkWatch::open().map_err(|e| format!("cannot watch interfaces: {e}"))?,
             opener: opener()?,
@@ -475,6 +478,7 @@ impl<'w> Capture<'w> {
             self.take_opened();
         }
         lane.turn(ring, worker.live(), || worker.stop_requested())?;
+        self.starvation.relieve();
         Ok(worker.stop_requested()
             || worker.generation() != self.generation
             || self.is_news()

@@ -7,7 +7,7 @@
 use crate::ring::SharedRing;
 use crate::stats::CaptureLive;
 use crate::tap::{Backlog, Tap};
-use fluxcap_socket::{Affinity, Ready, poll};
+use fluxcap_socket::{Affinity, Ready, Starvation, poll};
 use std::io::{self, PipeReader, PipeWriter, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -240,6 +240,7 @@ impl Crew {
 
     /// What a thread other than the worker's own does.
     fn run(&self, lane: &mut Lane, ring: &SharedRing, live: &CaptureLive, schedule: &Schedule) {
+        let mut starvation = Starvation::watch();
         while !self.halt.load(Relaxed) {
             lane.sleep(&[self.halted.as_fd()], schedule, TICK);
             if ring.lock().retired().is_some() {
@@ -251,6 +252,7 @@ impl Crew {
                 drop(place);
                 return self.call();
             }
+            starvation.relieve();
         }
     }
 

@@ -11,7 +11,7 @@ const SCHEDSTAT: &str = "/proc/thread-self/schedstat";
 /// Time between two looks: several turns of threads that share a CPU, each of which waits while the others have theirs.
 const LOOK: Duration = Duration::from_millis(10);
 /// Thousandths of the time from which on waiting is more than sharing a CPU with another thread.
-const STARVED: u128 = 750;
+const STARVED: u128 = 600;
 /// Time after a move in which there is no other one: the scheduler has a say, too.
 const STAY: Duration = Duration::from_millis(10);
 /// The same at most, after moves that did not help.
@@ -49,8 +49,8 @@ impl Starvation {
         }
     }
 
-    /// To be called by that thread between two bursts. Has it run elsewhere for the time being when it waited for its CPU three times as long as it
-    /// ran; and, where that is no better, leaves that place again and is the more patient. What it may run on stays the same. True when
+    /// To be called by that thread between two bursts. Has it run elsewhere for the time being when it waited for its CPU half as long again as
+    /// it ran; and, where that is no better, leaves that place again and is the more patient. What it may run on stays the same. True when
     /// it was moved.
     pub fn relieve(&mut self) -> bool {
         let Some(file) = &self.schedstat else {
