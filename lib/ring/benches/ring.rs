@@ -12,7 +12,9 @@ use fluxcap_ring::*;
 
 const SIZES: [usize; 3] = [64, 512, 1514];
 const BATCH: usize = 64;
-const CAPACITY: usize = 8 << 20;
+const CAPACITY: usize = 64 << 20;
+/// A buffer that no cache holds.
+const MEMORY: usize = 64 << 20;
 
 struct Place {
     _temp: tempfile::TempDir,
@@ -147,6 +149,20 @@ fn memcpy_rate(size: usize, copies: usize) -> f64 {
     frames as f64 / (cpu_seconds() - begin)
 }
 
+/// Bytes a second that memcpy moves in memory: from one buffer to another one, both too large for the caches.
+fn memory_rate() -> f64 {
+    let source = vec![7u8; MEMORY];
+    let mut to = vec![0u8; MEMORY];
+    let begin = cpu_seconds();
+    let mut bytes = 0;
+    while cpu_seconds() - begin < 0.3 {
+        to.copy_from_slice(black_box(&source));
+        black_box(&mut to);
+        bytes += MEMORY;
+    }
+    bytes as f64 / (cpu_seconds() - begin)
+}
+
 /// Frames a second through the ring on one core: publish a batch, consume it.
 fn ring_rate(size: usize) -> f64 {
     let place = place(Mode::Overwrite);
@@ -213,19 +229,33 @@ fn median(run: impl FnMut() -> f64) -> f64 {
     runs[2]
 }
 
+/// The last column is the bandwidth against that of memory; the one before against memcpy of the same frames in and out, which find
+/// much in the caches.
 fn proportions() {
     println!(
-        "\n{:>6} {:>22} {:>10} {:>10} {:>10} {:>8}",
-        "size", "", "Mpps", "ns/frame", "GB/s", "ratio"
+        "\n{:>6} {:>22} {:>10} {:>10} {:>10} {:>8} {:>10}",
+        "size", "", "Mpps", "ns/frame", "GB/s", "ratio", "of memory"
+    );
+    let memory = median(memory_rate);
+    println!(
+        "{:>6} {:>22} {:>10} {:>10} {:>10.2} {:>8} {:>10.2}",
+        "-",
+        "memcpy of 64 MiB",
+        "-",
+        "-",
+        memory / 1e9,
+        "-",
+        1.0
     );
     for size in SIZES {
         let row = |what: &str, rate: f64, against: f64| {
             println!(
-                "{size:>6} {what:>22} {:>10.2} {:>10.1} {:>10.2} {:>8.2}",
+                "{size:>6} {what:>22} {:>10.2} {:>10.1} {:>10.2} {:>8.2} {:>10.2}",
                 rate / 1e6,
                 1e9 / rate,
                 rate * size as f64 / 1e9,
-                rate / against
+                rate / against,
+                rate * size as f64 / memory
             );
         };
         let copies = median(|| memcpy_rate(size, 2));
