@@ -141,9 +141,9 @@ const RX_XDP: System = System::Fluxcap(Setup {
     rx_xdp: true,
     ..Setup::of("auto")
 });
-/// Capture and transmit run before everything else on the machine.
-const FIRST: System = System::Fluxcap(Setup {
-    first: true,
+/// Capture and transmit have CPUs of their own, and run before everything else there.
+const PINNED: System = System::Fluxcap(Setup {
+    pinned: true,
     ..Setup::of("auto")
 });
 const C: System = System::FluxcapC;
@@ -289,10 +289,10 @@ pub fn tunnels(quick: bool) -> Vec<tunnel::Cell> {
     rows.iter().map(cell).collect()
 }
 
-/// The cell of a soak: by those who must not lose a frame, and would say so to the scheduler; of the others who are there by name.
+/// The cell of a soak. Who must not lose a frame for hours gives capture and transmit CPUs of their own; others take part when wanted by name.
 #[must_use]
 pub fn soak(duration: Duration, wanted: impl Fn(&str) -> bool) -> Cell {
-    let mut systems = vec![FIRST, AUTO];
+    let mut systems = vec![PINNED, AUTO];
     systems.retain(|system| wanted(&system.to_string()));
     Cell {
         part: Part::Overload,

@@ -77,9 +77,7 @@ impl System {
             System::FluxcapC => 200,
             // libpcap's time-out.
             System::Daemonlogger => 600,
-            System::Fluxcap(_) | System::Mirror { .. } | System::Mirred | System::Tcpbridge => {
-                20
-            }
+            System::Fluxcap(_) | System::Mirror { .. } | System::Mirred | System::Tcpbridge => 20,
         })
     }
 

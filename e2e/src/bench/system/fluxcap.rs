@@ -14,8 +14,8 @@ use crate::daemon::{Daemon, Dirs};
 
 /// Size of the ring.
 const RING: &str = "64m";
-/// SCHED_FIFO of capture and transmit when they are to come first: above the sources, which here are on the same machine.
-const FIRST: &str = "20";
+/// SCHED_FIFO of capture and transmit with CPUs of their own: above the sources, which here are on the same machine.
+const PRIORITY: &str = "20";
 
 /// How captures and transmits are set up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,8 +28,8 @@ pub struct Setup {
     pub low: bool,
     /// `--io af_xdp` of the capture, without low latency.
     pub rx_xdp: bool,
-    /// `--priority` on both sides, above that of the sources.
-    pub first: bool,
+    /// `--cpu` and `--priority` on both sides: the last CPUs are theirs.
+    pub pinned: bool,
 }
 
 impl Setup {
@@ -41,7 +41,7 @@ impl Setup {
             one_each: false,
             low: false,
             rx_xdp: false,
-            first: false,
+            pinned: false,
         }
     }
 }
@@ -53,13 +53,13 @@ impl fmt::Display for Setup {
             one_each,
             low,
             rx_xdp,
-            first,
+            pinned,
         } = self;
         let each = if *one_each { " one-each" } else { "" };
         let low = if *low { " low" } else { "" };
         let rx = if *rx_xdp { " rx-af_xdp" } else { "" };
-        let first = if *first { " priority" } else { "" };
-        write!(f, "{io}{each}{low}{rx}{first}")
+        let pinned = if *pinned { " pinned" } else { "" };
+        write!(f, "{io}{each}{low}{rx}{pinned}")
     }
 }
 
@@ -87,17 +87,25 @@ impl Fluxcap {
             fluxctl: Fluxctl::new(&dirs),
             _dirs: dirs,
         };
-        let mut common = Vec::new();
-        if setup.low {
-            common.extend(["--latency", "low"]);
-        }
-        if setup.first {
-            common.extend(["--priority", FIRST]);
-        }
+        let latency: &[&str] = if setup.low {
+            &["--latency", "low"]
+        } else {
+            &[]
+        };
+        let [rx_cpu, tx_cpu] = last_cpus();
+        let place = |cpu| match setup.pinned {
+            true => vec!["--cpu", cpu, "--priority", PRIORITY],
+            false => Vec::new(),
+        };
         let (inputs, outputs) = (bed.shape.input_names(), bed.shape.output_names());
         fluxcap.ctl(&["ring", "create", "tap", "--size", RING])?;
-        let rx: &[&str] = if setup.rx_xdp { &["--io", "af_xdp"] } else { &[] };
-        fluxcap.ctl(&[&["rx", "add", &inputs.join(","), "tap"], rx, &common].concat())?;
+        let io: &[&str] = if setup.rx_xdp {
+            &["--io", "af_xdp"]
+        } else {
+            &[]
+        };
+        let rx = ["rx", "add", &inputs.join(","), "tap"];
+        fluxcap.ctl(&[&rx, io, latency, &place(&rx_cpu)].concat())?;
         let groups = if setup.one_each {
             outputs
         } else {
@@ -105,7 +113,7 @@ impl Fluxcap {
         };
         for group in groups {
             let tx = ["tx", "add", "tap", &group, "--io", setup.io];
-            fluxcap.ctl(&[&tx, common.as_slice()].concat())?;
+            fluxcap.ctl(&[&tx, latency, &place(&tx_cpu)].concat())?;
         }
         Ok(fluxcap)
     }
@@ -205,6 +213,12 @@ impl Fluxcap {
             }
         }
     }
+}
+
+/// A CPU for the capture and one for the transmit, with two CPUs the same one: the first is left to everything else.
+fn last_cpus() -> [String; 2] {
+    let last = thread::available_parallelism().map_or(0, |cpus| cpus.get() - 1);
+    [last, last.saturating_sub(1).max(last.min(1))].map(|cpu| cpu.to_string())
 }
 
 /// What the daemons say became of frames.
