@@ -208,6 +208,15 @@ pub(crate) fn by_reason(counts: &BTreeMap<String, u64>) -> String {
     reasons(counts.iter().map(|(reason, n)| (reason.as_str(), *n)))
 }
 
+/// That a text for people holds all of these parts.
+#[cfg(test)]
+#[track_caller]
+pub(crate) fn assert_shows(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -295,7 +295,7 @@ fn interfaces(spec: &CaptureSpec, status: &CaptureStatus) -> Block {
 mod tests {
     use super::*;
     use crate::exit::Code;
-    use crate::output::{Report, render};
+    use crate::output::{Report, assert_shows, render};
     use crate::resource::{Listed as Captures, Shown as OneCapture};
     use clap::Parser;
     use fluxcap_proto::v1::{CaptureInterfaceStatus, State, VlanTag};
@@ -411,12 +411,8 @@ mod tests {
             status: Some(status),
         };
         let text = render(&Captures(vec![capture.clone()]).blocks());
-        for part in ["waiting", "no interface eth1", "packet"] {
-            assert!(text.contains(part), "{part}: {text}");
-        }
+        assert_shows(&text, &["waiting", "no interface eth1", "packet"]);
         let text = render(&OneCapture(capture).blocks());
-        for part in ["INTERFACE", "100", "leaves the host its frames"] {
-            assert!(text.contains(part), "{part}: {text}");
-        }
+        assert_shows(&text, &["INTERFACE", "100", "leaves the host its frames"]);
     }
 }

@@ -298,7 +298,7 @@ fn resource_row(resource: &Resource) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::output::render;
+    use crate::output::{assert_shows, render};
 
     fn serving(name: &str) -> DaemonStatus {
         DaemonStatus {
@@ -383,15 +383,16 @@ mod tests {
             ],
         };
         let text = render(&status.blocks());
-        for part in [
-            "serving",
-            "1m 30s",
-            "waiting",
-            "no interface eth9",
-            "rxd: rings are on tmpfs",
-            "stopped",
-        ] {
-            assert!(text.contains(part), "{part}: {text}");
-        }
+        assert_shows(
+            &text,
+            &[
+                "serving",
+                "1m 30s",
+                "waiting",
+                "no interface eth9",
+                "rxd: rings are on tmpfs",
+                "stopped",
+            ],
+        );
     }
 }

@@ -296,7 +296,7 @@ pub(crate) fn rings(rings: &[TransmitRingStatus]) -> Block {
 mod tests {
     use super::*;
     use crate::exit::Code;
-    use crate::output::{Report, render};
+    use crate::output::{Report, assert_shows, render};
     use crate::resource::{Listed as Transmits, Shown as OneTransmit};
     use clap::Parser;
     use fluxcap_proto::v1::{Latency, State, TransmitInterfaceStatus};
@@ -404,22 +404,21 @@ mod tests {
             status: Some(status),
         };
         let text = render(&Transmits(vec![transmit.clone()]).blocks());
-        for part in ["eth3,eth4,eth5", "live,tc "] {
-            assert!(text.contains(part), "{part}: {text}");
-        }
+        assert_shows(&text, &["eth3,eth4,eth5", "live,tc "]);
         let text = render(&OneTransmit(transmit).blocks());
-        for part in [
-            "live is best for eth3",
-            "tc is best for eth4",
-            "enobufs 7",
-            "auto",
-            "--latency low",
-            "12,345",
-            "1970-01-01T00:00:00.000000001Z",
-            "2ms 500us",
-            "1,000",
-        ] {
-            assert!(text.contains(part), "{part}: {text}");
-        }
+        assert_shows(
+            &text,
+            &[
+                "live is best for eth3",
+                "tc is best for eth4",
+                "enobufs 7",
+                "auto",
+                "--latency low",
+                "12,345",
+                "1970-01-01T00:00:00.000000001Z",
+                "2ms 500us",
+                "1,000",
+            ],
+        );
     }
 }

@@ -84,7 +84,7 @@ pub(crate) fn create_directory(path: &Path) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     #[test]
     fn second_instance_is_refused_and_told_the_holder() {
@@ -106,25 +106,12 @@ mod tests {
     fn directories_are_made_private_and_existing_ones_left_alone() {
         let dir = tempfile::tempdir().expect("temporary directory");
         let inner = dir.path().join("a/b");
+        let mode = |path: &Path| std::fs::metadata(path).expect("metadata").mode() & 0o777;
         create_directory(&inner).expect("create");
-        assert_eq!(
-            std::fs::metadata(&inner)
-                .expect("metadata")
-                .permissions()
-                .mode()
-                & 0o777,
-            0o750
-        );
+        assert_eq!(mode(&inner), 0o750);
         std::fs::set_permissions(&inner, PermissionsExt::from_mode(0o755)).expect("chmod");
         create_directory(&inner).expect("exists");
-        assert_eq!(
-            std::fs::metadata(&inner)
-                .expect("metadata")
-                .permissions()
-                .mode()
-                & 0o777,
-            0o755
-        );
+        assert_eq!(mode(&inner), 0o755);
         std::fs::write(dir.path().join("file"), "").expect("write");
         assert!(create_directory(&dir.path().join("file")).is_err());
     }

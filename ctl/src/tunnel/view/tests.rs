@@ -1,5 +1,5 @@
 use super::*;
-use crate::output::{Report, render};
+use crate::output::{Report, assert_shows, render};
 use crate::resource::{Listed, Shown};
 use fluxcap_proto::v1::{
     MtuPolicy, State, TransmitRingStatus, TunnelIdStatus, TunnelKind, TunnelRingStatus,
@@ -121,13 +121,6 @@ fn receiver() -> Tunnel {
     }
 }
 
-#[track_caller]
-fn assert_parts(text: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(text.contains(part), "{part}: {text}");
-    }
-}
-
 #[test]
 fn a_list_shows_both_directions_alike() {
     let text = render(&Listed(vec![sender(), receiver()]).blocks());
@@ -140,7 +133,7 @@ fn a_list_shows_both_directions_alike() {
         "edge,rest",
         "unknown_id 10",
     ];
-    assert_parts(&text, &parts);
+    assert_shows(&text, &parts);
 }
 
 #[test]
@@ -156,7 +149,7 @@ fn a_shown_sender_tells_its_path_and_what_is_missing() {
         "1,000",
         "--key 0 --tos inherit --mtu-policy truncate --seq --df=false",
     ];
-    assert_parts(&text, &parts);
+    assert_shows(&text, &parts);
 }
 
 #[test]
@@ -173,7 +166,7 @@ fn a_shown_receiver_tells_sockets_rings_unknown_ids_and_senders() {
         "3 packets came from senders",
         "--buffer 64MiB",
     ];
-    assert_parts(&text, &parts);
+    assert_shows(&text, &parts);
 }
 
 #[test]

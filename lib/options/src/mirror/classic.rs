@@ -20,39 +20,23 @@ pub struct ClassicArgs {
     pub iface: Option<String>,
 
     /// src of a rule; 0.0.0.0 is any
-    #[arg(
-        long,
-        value_name = "NET[,NET...]",
-        help = "src of a rule; 0.0.0.0 is any"
-    )]
+    #[arg(long, value_name = "NET[,NET...]")]
     pub src_address: Vec<String>,
 
     /// dst of a rule; 0.0.0.0 is any
-    #[arg(
-        long,
-        value_name = "NET[,NET...]",
-        help = "dst of a rule; 0.0.0.0 is any"
-    )]
+    #[arg(long, value_name = "NET[,NET...]")]
     pub dst_address: Vec<String>,
 
     /// sport of a rule; 0 is any
-    #[arg(
-        long,
-        value_name = "PORT[,PORT...]",
-        help = "sport of a rule; 0 is any"
-    )]
+    #[arg(long, value_name = "PORT[,PORT...]")]
     pub src_port: Vec<String>,
 
     /// dport of a rule; 0 is any
-    #[arg(
-        long,
-        value_name = "PORT[,PORT...]",
-        help = "dport of a rule; 0 is any"
-    )]
+    #[arg(long, value_name = "PORT[,PORT...]")]
     pub dst_port: Vec<String>,
 
     /// proto of a rule
-    #[arg(long, value_name = "PROTO[,PROTO...]", help = "proto of a rule")]
+    #[arg(long, value_name = "PROTO[,PROTO...]")]
     pub protocol: Vec<String>,
 
     /// --to gue:ADDR
