@@ -3,7 +3,6 @@
 use crate::bed::{Bed, FAR, QUIET, SOON, arrivals, assert_each_once, frame};
 use fluxcap_e2e::need_root;
 use fluxcap_headers::tunnel::{ErspanType, GueVariant, TunnelKind, UdpPayload};
-use std::time::Duration;
 
 const GUE: fn(UdpPayload, GueVariant) -> TunnelKind =
     |payload, variant| TunnelKind::Gue { payload, variant };
@@ -193,7 +192,6 @@ fn rings_can_be_changed_and_merged() {
     let frames: Vec<_> = (100..150).map(|seq| frame(seq, 100)).collect();
     second.publish(frames.iter().map(|frame| &**frame));
     sink.wait_frames(150, SOON);
-    std::thread::sleep(Duration::from_millis(5));
     let frames: Vec<_> = (150..200).map(|seq| frame(seq, 100)).collect();
     second.publish(frames.iter().map(|frame| &**frame));
     bed.wait_done(100);
