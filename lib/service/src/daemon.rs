@@ -104,7 +104,7 @@ impl Daemon {
         systemd::notify(&[NotifyState::ExtendTimeoutUsec(micros)]);
     }
 
-    /// Serves `routes` on the control socket until SIGTERM, SIGINT or SIGHUP, then ends in order: the jobs, at most 5 s, then the
+    /// Serves `routes` on the control socket until SIGTERM or SIGINT, then ends in order: the jobs, at most 5 s, then the
     /// server. `service_names` are the full names of the services in `routes` (the generated `SERVICE_NAME`s), for
     /// health and reflection; health, reflection and `DaemonService` are added here.
     pub fn serve(
@@ -240,17 +240,20 @@ pub async fn blocking<T: Send + 'static>(
     }
 }
 
-/// Completes with the name of the first signal that asks for the end.
+/// Completes with the name of the first signal that asks for the end. SIGHUP does not: a terminal that is closed must not end a capture,
+/// and there are no settings that could be read again.
 fn stop_signal() -> anyhow::Result<impl Future<Output = &'static str>> {
     let install = |kind| signal(kind).context("cannot install a signal handler");
     let mut terminate = install(SignalKind::terminate())?;
     let mut interrupt = install(SignalKind::interrupt())?;
     let mut hangup = install(SignalKind::hangup())?;
     Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
-            _ = hangup.recv() => "SIGHUP",
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => return "SIGTERM",
+                _ = interrupt.recv() => return "SIGINT",
+                Some(()) = hangup.recv() => tracing::info!("SIGHUP: going on"),
+            }
         }
     })
 }
