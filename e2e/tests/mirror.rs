@@ -60,6 +60,10 @@ fn copies_reach_a_ring_once_each() {
         assert_closes(&status);
         let after = fluxcap_e2e::published(&lab.dirs, "web");
         assert_eq!(after - before, sent.frames);
+        let [output] = &status.outputs[..] else {
+            panic!("one output, not {:#?}", status.outputs);
+        };
+        assert_eq!((output.frames, output.failed_frames), (sent.frames, 0));
         lab.delete("m");
     }
     let mut reader = RingReader::open(&lab.dirs, "web");
@@ -150,6 +154,7 @@ fn production_is_safe_whatever_becomes_of_the_ring() {
         });
         assert_closes(&full);
         assert!(dropped(&full, "buffer_full") > PRODUCTION / 2, "{full:#?}");
+        assert_eq!(full.outputs[0].failed_frames, dropped(&full, "buffer_full"));
         let lost = || {
             let ring = ctl.json(&["ring", "show", "web"]);
             ring["status"]["sources"][0]["kernel_dropped_frames"].as_u64()
@@ -163,6 +168,7 @@ fn production_is_safe_whatever_becomes_of_the_ring() {
             wait_reason(lab, "ring web does not exist");
         });
         assert_eq!(dropped(&deleted, "ring_absent"), PRODUCTION);
+        assert_eq!(deleted.outputs[0].failed_frames, PRODUCTION);
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use aya::Pod;
 use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, PerCpuValues};
-use fluxcap_proto::v1::MirrorStatus;
+use fluxcap_proto::v1::{MirrorSpec, MirrorStatus};
 use fluxcap_ring::DropReason;
 
 use crate::error::Error;
@@ -22,7 +22,7 @@ const DROPS: [&str; 19] = [
     "no_interface",
     "congested",
     "clone_failed",
-    "buffer_full",
+    BUFFER_FULL,
     "unreadable",
     "filter_failed",
     "no_route",
@@ -34,6 +34,9 @@ const DROPS: [&str; 19] = [
     "no_headroom",
     "unreachable",
 ];
+
+/// The reason of copies that found no room on their way to user space.
+const BUFFER_FULL: &str = "buffer_full";
 
 /// Words of `struct counters`: eight, and a place for each reason.
 const WORDS: usize = 8 + 32;
@@ -190,8 +193,14 @@ impl Books {
         self.drained.set(0, words, 0).map_err(unreadable)
     }
 
-    /// Adds what is counted to a status whose outputs are those of the spec. `rules` is how many rules there are.
-    pub(crate) fn show(&self, status: &mut MirrorStatus, rules: usize) -> Result<(), Error> {
+    /// Adds what is counted to a status whose outputs are those of the spec: the first `counted` of them are counted by the programs, and a
+    /// ring is behind them, perhaps. `rules` is how many rules there are.
+    pub(crate) fn show(
+        &self,
+        status: &mut MirrorStatus,
+        rules: usize,
+        counted: usize,
+    ) -> Result<(), Error> {
         // Later counters of a frame are read before earlier ones.
         let drained = self.drained()?;
         let Totals(totals) = self.totals()?;
@@ -222,7 +231,12 @@ impl Books {
         for (reason, frames) in DropReason::ALL.iter().zip(drained.drops) {
             add(status, reason.as_str(), frames);
         }
-        for (index, output) in (0_u32..).zip(&mut status.outputs) {
+        let full = status.dropped_frames.get(BUFFER_FULL).copied();
+        for output in status.outputs.iter_mut().skip(counted) {
+            output.frames = drained.published;
+            output.failed_frames = drained.dropped() + full.unwrap_or(0);
+        }
+        for (index, output) in (0_u32..).zip(status.outputs.iter_mut().take(counted)) {
             let frames =
                 |place| -> Result<u64, MapError> { Ok(self.outputs.get(&place, 0)?.iter().sum()) };
             output.frames = frames(2 * index).map_err(unreadable)?;
@@ -238,9 +252,11 @@ impl Books {
 }
 
 /// A reader of counters for those who ask for the status. What cannot be read is left out.
-pub(crate) fn reader(books: Arc<Books>, rules: usize) -> Arc<crate::stats::ReadCounters> {
+pub(crate) fn reader(books: Arc<Books>, spec: &MirrorSpec) -> Arc<crate::stats::ReadCounters> {
+    let rules = spec.rules.len();
+    let counted = if spec.ring.is_empty() { usize::MAX } else { 0 };
     Arc::new(move |status: &mut MirrorStatus| {
-        if let Err(error) = books.show(status, rules) {
+        if let Err(error) = books.show(status, rules, counted) {
             tracing::warn!(%error, "cannot read the counters of a mirror");
         }
     })

@@ -210,8 +210,7 @@ impl<'w> Mirror<'w> {
         };
         if change != Change::None {
             let books = Arc::new(installed.books()?);
-            let rules = self.spec.rules.len();
-            self.worker.live().set_counters(reader(books, rules));
+            self.worker.live().set_counters(reader(books, &self.spec));
         }
         if self.spec.ring.is_empty() {
             return Ok(());
@@ -316,10 +315,9 @@ impl<'w> Mirror<'w> {
             installed.detach(&self.spec, &link)?;
         }
         if let Ok(books) = installed.books() {
-            let rules = self.spec.rules.len();
             self.worker
                 .live()
-                .set_counters(reader(Arc::new(books), rules));
+                .set_counters(reader(Arc::new(books), &self.spec));
         }
         self.installed = Some(installed);
         Ok(())

@@ -14,16 +14,11 @@ const LEFT_OUT: &str = "redirect_failed";
 /// Behind the first `devices` outputs there is a ring, perhaps.
 pub(super) fn reader(books: Arc<Books>, rules: usize, devices: usize) -> Arc<ReadCounters> {
     Arc::new(move |status: &mut MirrorStatus| {
-        let mut ring = status.outputs.split_off(devices.min(status.outputs.len()));
-        if let Err(error) = books.show(status, rules) {
+        if let Err(error) = books.show(status, rules, devices) {
             tracing::warn!(%error, "cannot read the counters of a mirror");
         } else {
             close(status);
         }
-        for output in &mut ring {
-            output.frames = status.published_frames;
-        }
-        status.outputs.append(&mut ring);
     })
 }
 
