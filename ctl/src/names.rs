@@ -71,6 +71,7 @@ pub(crate) fn state(number: i32) -> &'static str {
         Ok(State::Running) => "running",
         Ok(State::Waiting) => "waiting",
         Ok(State::Failed) => "failed",
+        Ok(State::Ended) => "ended",
         Ok(State::Unspecified) | Err(_) => "unknown",
     }
 }

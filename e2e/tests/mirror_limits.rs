@@ -276,9 +276,16 @@ fn a_mirror_ends_in_time_though_the_daemon_is_dead() {
     copies.wait_quiet(QUIET);
     copies.stop().assert_exactly(1, &first);
     lab.mirrord.restart();
-    lab.wait_state("m", State::Failed);
+    lab.wait_state("m", State::Ended);
     let status = lab.status("m");
     assert!(status.reason.contains("its time is over"));
+    // That is no failure.
+    let shown = Fluxctl::new(&lab.dirs).json(&["status"]);
+    assert!(
+        shown["daemons"]
+            .as_array()
+            .is_some_and(|it| { it.iter().all(|it| it["failed"] == 0 && it["waiting"] == 0) })
+    );
     assert_eq!(dropped(&status, "expired"), second.frames);
     assert_closes(&status);
     assert!(!lab.bpffs.names("m").contains(&"ingress".to_owned()));
@@ -302,7 +309,7 @@ fn a_mirror_ends_in_time_though_the_daemon_is_dead() {
         &["lifetime_ms"],
     )
     .expect("less time");
-    lab.wait_state("m", State::Failed);
+    lab.wait_state("m", State::Ended);
     assert!(!lab.bpffs.names("m").contains(&"ingress".to_owned()));
 }
 

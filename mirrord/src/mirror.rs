@@ -301,7 +301,7 @@ impl<'w> Mirror<'w> {
         self.drain(Instant::now() + DRAIN);
         self.show(None);
         self.worker.set_state(
-            State::Failed,
+            State::Ended,
             "its time is over; delete it, or set another --for",
         );
     }

@@ -176,7 +176,7 @@ fn expire(job: &MirrorJob, worker: &MirrorWorker, mirror: Option<Mirror>) {
         tracing::error!(mirror = worker.name(), %error, "cannot take the program off");
     }
     worker.set_state(
-        State::Failed,
+        State::Ended,
         "its time is over; delete it, or set another --for",
     );
 }

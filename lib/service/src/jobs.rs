@@ -33,7 +33,8 @@ pub trait Job: Send + Sync + 'static {
     ) -> Result<(), Refusal>;
 
     /// Does the work, on a thread of its own, until `worker.stop_requested()`. Returning before that is a failure that
-    /// `worker.set_state(State::Failed, why)` should explain; a changed spec then runs it again.
+    /// `worker.set_state(State::Failed, why)` should explain, or the end of a bounded task (`State::Ended`); a changed spec then runs it
+    /// again.
     fn run(&self, worker: &Worker<Self::Spec, Self::Live>);
 
     /// Called after a worker was deleted and its thread has returned; not when the daemon stops.
@@ -212,7 +213,7 @@ impl<J: Job> Registry<J> {
                 Worker::new(J::KIND, name, spec).map_err(no_resources::<J>)?,
             ));
         }
-        if spec == *old && worker.state().0 != State::Failed {
+        if spec == *old && !worker.state().0.is_over() {
             return Ok(worker);
         }
         worker.update(spec);
@@ -297,6 +298,7 @@ impl<J: Job> Registry<J> {
                 State::Starting | State::Running => counts.running += 1,
                 State::Waiting => counts.waiting += 1,
                 State::Failed => counts.failed += 1,
+                State::Ended => {}
             }
         }
         counts

@@ -34,9 +34,16 @@ pub enum State {
     Waiting,
     /// Gave up until its spec changes.
     Failed,
+    /// Did what it was to do, until its spec changes.
+    Ended,
 }
 
 impl State {
+    /// Whether the thread has returned on purpose: a changed spec, or the same one again, gives the worker another.
+    pub fn is_over(self) -> bool {
+        matches!(self, State::Failed | State::Ended)
+    }
+
     /// Its name in messages and tables.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -44,6 +51,7 @@ impl State {
             State::Running => "running",
             State::Waiting => "waiting",
             State::Failed => "failed",
+            State::Ended => "ended",
         }
     }
 }
@@ -55,6 +63,7 @@ impl From<State> for v1::State {
             State::Running => v1::State::Running,
             State::Waiting => v1::State::Waiting,
             State::Failed => v1::State::Failed,
+            State::Ended => v1::State::Ended,
         }
     }
 }
@@ -241,7 +250,7 @@ impl<S, L> Worker<S, L> {
             lock(&self.spec).thread = Some(thread::current().id());
             let seen = self.generation();
             body();
-            if !self.stop.load(Relaxed) && lock(&self.state).state != State::Failed {
+            if !self.stop.load(Relaxed) && !lock(&self.state).state.is_over() {
                 self.set_state(
                     State::Failed,
                     "ended by itself; change or re-create it to start it again",
