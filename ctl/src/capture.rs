@@ -225,7 +225,9 @@ struct Run<'a> {
 impl Run<'_> {
     /// Copies frames until told to stop, enough of them came, or the ring is deleted.
     fn copy(&mut self, sink: &mut Sink, stop: &AtomicBool) -> Result<(), Failure> {
-        let end = self.args.duration.map(|duration| Instant::now() + duration);
+        // Beyond what a clock can tell is for ever.
+        let duration = self.args.duration;
+        let end = duration.and_then(|duration| Instant::now().checked_add(duration));
         while !stop.load(Ordering::Relaxed)
             && !self.full()
             && end.is_none_or(|end| Instant::now() < end)
@@ -280,10 +282,12 @@ impl Run<'_> {
     /// What was lost before the frames of the batch.
     fn losses(&mut self, sink: &mut Sink) -> Result<(), Failure> {
         let lapped = self.reader.batch.lapped();
-        self.totals.lapped += lapped;
+        self.totals.lapped = self.totals.lapped.saturating_add(lapped);
         sink.lapped(lapped);
         for loss in self.reader.batch.losses() {
-            self.totals.kernel_drops += loss.count;
+            // A number out of shared memory.
+            let drops = &mut self.totals.kernel_drops;
+            *drops = drops.saturating_add(loss.count);
             sink.kernel_drops(&self.reader.consumer, loss.source, loss.count)?;
         }
         Ok(())

@@ -371,6 +371,23 @@ fn a_wrong_filter_is_a_matter_of_usage() {
 }
 
 #[test]
+fn a_capture_may_be_given_more_time_than_there_is() {
+    let mut tap = Tap::new("cisco");
+    tap.publish("eth1", 1);
+    let ran = tap.run(&[
+        "capture",
+        "cisco",
+        "--from",
+        "oldest",
+        "-c",
+        "1",
+        "--duration",
+        "500000000000y",
+    ]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+}
+
+#[test]
 fn io_measures_rates_lag_and_drops() {
     let mut tap = Tap::new("cisco");
     tap.kernel_drop("eth1", 9);
