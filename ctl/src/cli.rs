@@ -89,7 +89,7 @@ fn usage(error: &clap::Error) -> ExitCode {
         .any(|pair| matches!(pair[0].as_str(), "-o" | "--output") && pair[1] == "json")
         || words
             .iter()
-            .any(|word| word == "-ojson" || word == "--output=json");
+            .any(|word| matches!(word.as_str(), "-ojson" | "-o=json" | "--output=json"));
     if json {
         let text = error.render().to_string();
         let message = text.trim_start_matches("error: ").trim_end().to_owned();

@@ -281,6 +281,29 @@ fn usage_mistakes_never_reach_the_daemon() {
 }
 
 #[test]
+fn a_mistake_of_usage_is_told_as_json_however_that_was_asked_for() {
+    let lab = Lab::new();
+    for output in [
+        &["-o", "json"][..],
+        &["-ojson"],
+        &["-o=json"],
+        &["--output", "json"],
+        &["--output=json"],
+    ] {
+        let ran = lab.run(&[output, &["rx", "lst"]].concat());
+        assert_eq!(ran.status.code(), Some(2), "{output:?}");
+        let error: serde_json::Value = serde_json::from_slice(&ran.stderr).unwrap_or_default();
+        assert_eq!(error["error"]["code"], "usage", "{output:?}");
+    }
+}
+
+#[test]
+fn no_time_is_too_long_to_wait_for_an_answer() {
+    let lab = Lab::new();
+    assert_eq!(lab.code(&["rx", "list", "--timeout", "500000000000y"]), 0);
+}
+
+#[test]
 fn set_sends_only_what_was_given() {
     let lab = Lab::new();
     assert_eq!(
