@@ -85,7 +85,7 @@ impl Failure {
         let name = object.rsplit(' ').next().unwrap_or(object);
         let message = match status.message() {
             "" => format!("{object}: {}", status.code().description()),
-            text if text.contains(name) => text.to_owned(),
+            text if names(text, name) => text.to_owned(),
             text => format!("{object}: {text}"),
         };
         Failure::new(code, message)
@@ -146,6 +146,17 @@ impl From<UsageError> for Failure {
     fn from(error: UsageError) -> Self {
         Failure::new(Code::Usage, error.to_string())
     }
+}
+
+/// Whether a text holds a name as a word of its own.
+fn names(text: &str, name: &str) -> bool {
+    let of_a_name = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | ':');
+    let begins = |text: &str| text.starts_with(of_a_name);
+    let goes_on = |rest: &str| begins(rest.strip_prefix('.').unwrap_or(rest));
+    text.match_indices(name).any(|(at, _)| {
+        let (before, rest) = (&text[..at], &text[at + name.len()..]);
+        !before.ends_with(of_a_name) && !goes_on(rest)
+    })
 }
 
 /// The name among `candidates` that `wrong` was probably meant to be: at most two letters differ (one in short names).
@@ -215,6 +226,13 @@ mod tests {
             "there is no ring 'cisco'"
         );
         assert!(message("").starts_with("ring cisco: "));
+        // A name that is part of another word is not named.
+        let short = Failure::from_status("ring a", &Status::already_exists("already there"));
+        assert_eq!(short.message, "ring a: already there");
+        let short = Failure::from_status("mirror eth0", &Status::not_found("no interface eth0.5"));
+        assert_eq!(short.message, "mirror eth0: no interface eth0.5");
+        let long = Failure::from_status("ring shm:a", &Status::not_found("no ring shm:a."));
+        assert_eq!(long.message, "no ring shm:a.");
     }
 
     #[test]
