@@ -20,7 +20,7 @@
 mod identity;
 
 use crate::complete;
-use crate::connect::{Globals, block_on};
+use crate::connect::{Globals, block_on, is_there};
 use crate::exit::{Code, Failure};
 use crate::observe;
 use crate::output::{Block, Report, count, print};
@@ -135,7 +135,7 @@ impl Books<'_> {
 
     /// All that a daemon has. Without the daemon there is nothing to ask, and nothing that it did.
     fn ask<K: Kind>(&self) -> Result<Vec<K>, Failure> {
-        if !self.globals.socket(K::DAEMON).exists() {
+        if !is_there(&self.globals.socket(K::DAEMON)) {
             return Ok(Vec::new());
         }
         let all = block_on(async {

@@ -87,6 +87,12 @@ impl Globals {
     }
 }
 
+/// Whether there is a socket. One that may not be looked at is there.
+pub(crate) fn is_there(socket: &Path) -> bool {
+    let looked = socket.symlink_metadata();
+    !looked.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+}
+
 /// Runs the client side of a command: one thread is enough.
 pub(crate) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     tokio::runtime::Builder::new_current_thread()
@@ -152,6 +158,15 @@ mod tests {
             failure.message
         );
         assert!(failure.hint.contains("fluxcap-rxd"), "{}", failure.hint);
+    }
+
+    #[test]
+    fn a_socket_that_cannot_be_looked_at_may_be_there() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let missing = Path::new("/nonexistent/rxd.sock");
+        assert!(!is_there(missing));
+        assert!(is_there(&file.path().join("rxd.sock")));
+        assert!(is_there(file.path()));
     }
 
     #[test]

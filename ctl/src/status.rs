@@ -1,6 +1,6 @@
 //! `fluxctl status`: all daemons at a glance.
 
-use crate::connect::{Globals, block_on};
+use crate::connect::{Globals, block_on, is_there};
 use crate::exit::{Code, Failure};
 use crate::names;
 use crate::output::{Block, Report, print};
@@ -96,10 +96,7 @@ async fn ask(globals: &Globals, name: &'static str) -> DaemonStatus {
     let mut status = DaemonStatus {
         name: name.to_owned(),
         socket: socket.display().to_string(),
-        // A socket that may not be looked at is there.
-        started: !socket
-            .symlink_metadata()
-            .is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound),
+        started: is_there(&socket),
         health: "stopped",
         ..DaemonStatus::default()
     };
