@@ -121,12 +121,13 @@ impl TransmitArgs {
 pub(crate) fn parse_merge_window(text: &str) -> Result<u32, UsageError> {
     parse_duration(text)
         .ok()
+        .filter(|time| time.subsec_nanos().is_multiple_of(1000))
         .and_then(|time| u32::try_from(time.as_micros()).ok())
-        .filter(|us| (1..=3_600_000_000).contains(us))
+        .filter(|us| (1..=MAX_MERGE_WINDOW_US).contains(us))
         .ok_or_else(|| UsageError::Range {
             option: "--merge-window",
             text: text.to_owned(),
-            problem: "must be a time from 1us to 1h, for instance 2ms",
+            problem: "must be a time in whole microseconds, 1us to 10s, for instance 2ms",
         })
 }
 
@@ -235,7 +236,8 @@ mod tests {
 
     #[test]
     fn a_merge_window_needs_a_unit_and_an_end() {
-        for text in ["2", "0ms", "2h"] {
+        assert!(parse(&["--merge-window", "10s"]).is_ok());
+        for text in ["2", "0ms", "1500ns", "10001ms", "2h"] {
             assert!(
                 parse(&["--merge-window", text]).is_err_and(|error| error.contains("2ms")),
                 "{text}"
