@@ -2,7 +2,6 @@
 
 use crate::names;
 use fluxcap_proto::v1::{Sample, VlanTag};
-use fluxcap_service::format_size;
 use std::time::Duration;
 
 /// Options with their values, in the order in which they were added.
@@ -32,10 +31,13 @@ impl Words {
         }
     }
 
-    /// A size in bytes, unless it is zero.
+    /// A size in bytes, unless it is zero; in the largest unit in which it is a whole number.
     pub(crate) fn size(&mut self, option: &str, bytes: u64) {
+        const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
         if bytes != 0 {
-            self.text(option, &format_size(bytes).replace(' ', ""));
+            let unit = (bytes.trailing_zeros() / 10).min(4);
+            let text = format!("{}{}", bytes >> (10 * unit), UNITS[unit as usize]);
+            self.text(option, &text);
         }
     }
 
@@ -112,6 +114,21 @@ mod tests {
         words.filter("", 2);
         words.sample(None);
         assert_eq!(words.line(), "");
+    }
+
+    #[test]
+    fn sizes_are_written_without_loss() {
+        for (bytes, text) in [
+            (64 << 20, "64MiB"),
+            (1 << 40, "1TiB"),
+            (1536 << 20, "1536MiB"),
+            (33_000_000, "33000000B"),
+        ] {
+            let mut words = Words::default();
+            words.size("--buffer", bytes);
+            assert_eq!(words.line(), format!("--buffer {text}"));
+            assert_eq!(fluxcap_service::parse_size(text).ok(), Some(bytes));
+        }
     }
 
     #[test]
