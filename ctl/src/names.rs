@@ -6,7 +6,7 @@ use fluxcap_proto::v1::{
     OversizePolicy, RingMode, RuleAction, SampleMode, State, TunnelKind,
 };
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// A message of the API as JSON, with the numbers of its enumerations replaced by words: `"state": "running"`.
 pub(crate) fn json(message: &impl Serialize) -> Value {
@@ -20,6 +20,7 @@ pub(crate) fn json(message: &impl Serialize) -> Value {
 fn name_enums(parent: &str, value: &mut Value) {
     match value {
         Value::Object(members) => {
+            leave_out_inner(members);
             for (key, member) in members {
                 match member
                     .as_i64()
@@ -36,6 +37,22 @@ fn name_enums(parent: &str, value: &mut Value) {
         }
         Value::Array(items) => items.iter_mut().for_each(|item| name_enums(parent, item)),
         _ => {}
+    }
+}
+
+/// Only GUE and FOU have a choice of what they carry; "ip" would not be true of the others.
+fn leave_out_inner(members: &mut Map<String, Value>) {
+    let kind = members.get("kind").and_then(Value::as_i64);
+    let kind = kind.and_then(|kind| i32::try_from(kind).ok());
+    let chooses = kind.is_none_or(|kind| {
+        [TunnelKind::Gue, TunnelKind::Fou]
+            .map(i32::from)
+            .contains(&kind)
+    });
+    if let Some(inner) = members.get_mut("inner").filter(|_| !chooses)
+        && inner.as_i64() == Some(0)
+    {
+        *inner = Value::Null;
     }
 }
 
@@ -185,7 +202,9 @@ pub(crate) fn ring_mode(number: i32) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use fluxcap_proto::v1::{Capture, CaptureSpec, CaptureStatus, Edits, Ring, RingSpec, Sample};
+    use fluxcap_proto::v1::{
+        Capture, CaptureSpec, CaptureStatus, Edits, Ring, RingSpec, Sample, TunnelSpec,
+    };
 
     #[test]
     fn enumerations_become_words_at_every_depth() {
@@ -229,6 +248,22 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(json(&ring)["spec"]["mode"], "overwrite");
+    }
+
+    #[test]
+    fn only_gue_and_fou_have_a_choice_of_what_they_carry() {
+        let inner = |kind: TunnelKind, inner: InnerProtocol| {
+            let spec = TunnelSpec {
+                kind: kind.into(),
+                inner: inner.into(),
+                ..Default::default()
+            };
+            json(&spec)["inner"].clone()
+        };
+        assert_eq!(inner(TunnelKind::Gue, InnerProtocol::Unspecified), "ip");
+        assert_eq!(inner(TunnelKind::Fou, InnerProtocol::Gretap), "gretap");
+        let vxlan = inner(TunnelKind::Vxlan, InnerProtocol::Unspecified);
+        assert_eq!(vxlan, Value::Null);
     }
 
     #[test]
