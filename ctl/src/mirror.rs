@@ -5,7 +5,7 @@ mod view;
 
 use crate::complete;
 use crate::connect::{Globals, block_on};
-use crate::exit::{Code, Failure};
+use crate::exit::Failure;
 use crate::output::Block;
 use crate::resource::{self, Kind};
 use clap::{Args, Subcommand};
@@ -14,7 +14,7 @@ use fluxcap_options::{ClassicArgs, MirrorArgs, default_mirror_name};
 use fluxcap_proto::v1::mirror_service_client::MirrorServiceClient;
 use fluxcap_proto::v1::{
     CreateMirrorRequest, DeleteMirrorRequest, GetMirrorRequest, ListMirrorsRequest, Mirror,
-    MirrorSpec, State, UpdateMirrorRequest,
+    MirrorSpec, UpdateMirrorRequest,
 };
 
 const EXAMPLES: &str = "\
@@ -132,18 +132,7 @@ fn add_request(args: &Add) -> Result<CreateMirrorRequest, Failure> {
 async fn add(globals: &Globals, request: CreateMirrorRequest) -> Result<(), Failure> {
     let (name, dry_run) = (request.name.clone(), request.validate_only);
     let mirror: Mirror = resource::begin(globals, &name, request, dry_run).await?;
-    let failed = match mirror.state() {
-        Some((State::Failed, reason)) => {
-            Err(
-                Failure::new(Code::Failed, format!("mirror {name}: {reason}")).hint(format!(
-                    "it stays in the list: fluxctl mirror delete {name}"
-                )),
-            )
-        }
-        _ => Ok(()),
-    };
-    resource::changed(globals, mirror)?;
-    failed
+    resource::begun(globals, &name, mirror)
 }
 
 async fn set(globals: &Globals, args: &Set) -> Result<(), Failure> {
@@ -205,6 +194,7 @@ impl Kind for Mirror {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exit::Code;
     use clap::Parser;
 
     #[derive(Debug, Parser)]

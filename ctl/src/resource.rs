@@ -140,7 +140,7 @@ pub(crate) async fn create<K: Kind>(
     request: K::Create,
 ) -> Result<K, Failure> {
     match K::create(&mut connect::<K>(globals).await?, request).await {
-        Ok(made) => Ok(made.unwrap_or_default()),
+        Ok(made) => answer(made),
         Err(status) => Err(failure::<K>(name, &status)),
     }
 }
@@ -161,6 +161,26 @@ pub(crate) async fn begin<K: Kind>(
         one = get(globals, name).await?;
     }
     Ok(one)
+}
+
+/// Shows the row of one that was given the time to begin, and fails if it has given up already.
+pub(crate) fn begun<K: Kind>(globals: &Globals, name: &str, one: K) -> Result<(), Failure> {
+    let verdict = verdict(name, &one);
+    changed(globals, one)?;
+    verdict
+}
+
+fn verdict<K: Kind>(name: &str, one: &K) -> Result<(), Failure> {
+    let (command, noun) = (K::COMMAND, K::NOUN);
+    match one.state() {
+        Some((State::Failed, reason)) => {
+            let failure = Failure::new(Code::Failed, format!("{noun} {name}: {reason}"));
+            Err(failure.hint(format!(
+                "it stays in the list: fluxctl {command} delete {name}"
+            )))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The mask of an update of these fields.
@@ -221,13 +241,17 @@ pub(crate) async fn all<K: Kind>(client: &mut K::Client) -> Result<Vec<K>, Failu
 pub(crate) async fn get<K: Kind>(globals: &Globals, name: &str) -> Result<K, Failure> {
     let mut client = connect::<K>(globals).await?;
     match K::get(&mut client, name.to_owned()).await {
-        Ok(Some(one)) => Ok(one),
-        Ok(None) => {
-            let message = format!("{} sent an empty answer", K::DAEMON);
-            Err(Failure::new(Code::Failed, message))
-        }
+        Ok(one) => answer(one),
         Err(status) => Err(advise::<K>(&mut client, name, &status).await),
     }
+}
+
+/// What the daemon's answer holds.
+pub(crate) fn answer<K: Kind>(one: Option<K>) -> Result<K, Failure> {
+    one.ok_or_else(|| {
+        let message = format!("{} sent an empty answer", K::DAEMON);
+        Failure::new(Code::Failed, message)
+    })
 }
 
 /// Changes one, and gives it as it is now.
@@ -238,7 +262,7 @@ pub(crate) async fn update<K: Kind>(
 ) -> Result<K, Failure> {
     let mut client = connect::<K>(globals).await?;
     match K::update(&mut client, request).await {
-        Ok(changed) => Ok(changed.unwrap_or_default()),
+        Ok(changed) => answer(changed),
         Err(status) => Err(advise::<K>(&mut client, name, &status).await),
     }
 }
@@ -313,5 +337,31 @@ impl<K: Kind> Report for Shown<K> {
 
     fn blocks(&self) -> Vec<Block> {
         self.0.blocks()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fluxcap_proto::v1::{Tunnel, TunnelStatus};
+
+    #[test]
+    fn what_gives_up_at_once_is_a_failure_of_the_command() {
+        let tunnel = |state: State| Tunnel {
+            status: Some(TunnelStatus {
+                state: state.into(),
+                reason: "no such thing".into(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let failed = verdict("a", &tunnel(State::Failed)).unwrap_err();
+        assert_eq!(failed.code, Code::Failed);
+        assert_eq!(failed.message, "tunnel a: no such thing");
+        assert!(failed.hint.ends_with("fluxctl tunnel delete a"));
+        for state in [State::Starting, State::Running, State::Waiting] {
+            assert_eq!(verdict("a", &tunnel(state)), Ok(()));
+        }
+        assert_eq!(verdict("a", &Tunnel::default()), Ok(()));
     }
 }

@@ -122,9 +122,13 @@ async fn create(globals: &Globals, args: &Create) -> Result<(), Failure> {
             replace: args.replace,
             validate_only: args.dry_run,
         };
-        match Ring::create(&mut client, request).await {
-            Ok(ring) => made.extend(ring),
-            Err(status) => failures.push(resource::failure::<Ring>(name, &status)),
+        let created = match Ring::create(&mut client, request).await {
+            Ok(ring) => resource::answer(ring),
+            Err(status) => Err(resource::failure::<Ring>(name, &status)),
+        };
+        match created {
+            Ok(ring) => made.push(ring),
+            Err(failure) => failures.push(failure),
         }
     }
     if !made.is_empty() {

@@ -185,7 +185,7 @@ async fn add(globals: &Globals, request: CreateTunnelRequest) -> Result<(), Fail
     {
         note(&format!("warning: {}", path.warning));
     }
-    resource::changed(globals, tunnel)
+    resource::begun(globals, &name, tunnel)
 }
 
 async fn set(globals: &Globals, args: &Set) -> Result<(), Failure> {

@@ -17,7 +17,7 @@ use tonic::{Code, Request, Response, Status};
 
 type Reply<T> = Result<Response<T>, Status>;
 
-/// What is asked for by the name of a gRPC code fails with that code.
+/// What is asked for by the name of a gRPC code fails with that code; what is made or changed as "empty" is not in the answer.
 #[derive(Debug, Default)]
 struct Rxd {
     captures: Vec<Capture>,
@@ -58,9 +58,8 @@ impl CaptureService for Rxd {
         named(&request.name)?;
         let capture = capture(&request.name, request.spec.clone());
         self.created.lock().unwrap().push(request);
-        Ok(Response::new(CreateCaptureResponse {
-            capture: Some(capture),
-        }))
+        let capture = Some(capture).filter(|capture| capture.name != "empty");
+        Ok(Response::new(CreateCaptureResponse { capture }))
     }
 
     async fn get_capture(&self, request: Request<GetCaptureRequest>) -> Reply<GetCaptureResponse> {
@@ -89,9 +88,8 @@ impl CaptureService for Rxd {
         named(&request.name)?;
         let capture = capture(&request.name, request.spec.clone());
         self.updated.lock().unwrap().push(request);
-        Ok(Response::new(UpdateCaptureResponse {
-            capture: Some(capture),
-        }))
+        let capture = Some(capture).filter(|capture| capture.name != "empty");
+        Ok(Response::new(UpdateCaptureResponse { capture }))
     }
 
     async fn delete_capture(
@@ -215,6 +213,20 @@ fn each_answer_has_its_exit_code() {
             "set {name}"
         );
         assert_eq!(lab.code(&["rx", "delete", name]), code, "delete {name}");
+    }
+}
+
+#[test]
+fn an_empty_answer_is_a_failure() {
+    let lab = Lab::new();
+    for args in [
+        &["rx", "add", "eth1", "cisco", "--name", "empty"][..],
+        &["rx", "set", "empty", "--snaplen", "64"],
+    ] {
+        let ran = lab.run(args);
+        assert_eq!(ran.status.code(), Some(1), "{args:?}");
+        let stderr = text(&ran.stderr);
+        assert!(stderr.contains("rxd sent an empty answer"), "{stderr}");
     }
 }
 
