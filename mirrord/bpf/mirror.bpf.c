@@ -13,6 +13,7 @@
  */
 #include "mirror.h"
 #include "buffer.h"
+#include "clone.h"
 
 /* TCX_NEXT, which is TC_ACT_UNSPEC: the next program decides. */
 #define NEXT -1
@@ -38,35 +39,6 @@ struct {
 const volatile __u32 filtered = 0;	/* there is a pcap-filter */
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
-
-/* Counts a clone by what became of it. */
-static __always_inline int clone(struct __sk_buff *skb, __u32 n)
-{
-	const struct device *device = bpf_map_lookup_elem(&devices, &n);
-	long result;
-
-	if (!device || !device->ifindex)
-		return DROP_NO_INTERFACE;
-	/* A queueing discipline would only say that it has dropped something. */
-	if (device->down)
-		return DROP_LINK_DOWN;
-	result = bpf_clone_redirect(skb, device->ifindex, 0);
-	if (!result)
-		return -1;
-	if (result > 0)
-		return DROP_CONGESTED;
-	switch (-result) {
-	case 12:	/* ENOMEM */
-		return DROP_NO_MEMORY;
-	case 100:	/* ENETDOWN */
-		return DROP_LINK_DOWN;
-	case 19:	/* ENODEV */
-	case 22:	/* EINVAL: no interface has this index any more */
-		return DROP_NO_INTERFACE;
-	default:
-		return DROP_CLONE_FAILED;
-	}
-}
 
 /* Gives a copy to the relay, which counts what becomes of it and may drop it. An interface without its relay is down, and says NET_XMIT_CN. */
 static __always_inline void to_relay(struct __sk_buff *skb, struct counters *count)

@@ -14,6 +14,7 @@
 #include <stddef.h>
 #include <linux/pkt_cls.h>
 #include "mirror.h"
+#include "clone.h"
 
 #define TAG_LEN 4
 #define MAX_TAGS 4
@@ -477,24 +478,6 @@ static __always_inline int encapsulate(struct __sk_buff *skb, struct copy *copy,
 	return -1;
 }
 
-/* A clone that failed, by what the helper said. */
-static __always_inline enum drop refusal(long result)
-{
-	if (result > 0)
-		return DROP_CONGESTED;
-	switch (-result) {
-	case 12:	/* ENOMEM */
-		return DROP_NO_MEMORY;
-	case 100:	/* ENETDOWN */
-		return DROP_LINK_DOWN;
-	case 19:	/* ENODEV */
-	case 22:	/* EINVAL: no interface has this index any more */
-		return DROP_NO_INTERFACE;
-	default:
-		return DROP_CLONE_FAILED;
-	}
-}
-
 /* Sends a copy to the collector. */
 static __always_inline int to_collector(struct __sk_buff *skb, struct counters *count, __u32 length)
 {
@@ -540,16 +523,11 @@ static __always_inline void to_devices(struct __sk_buff *skb, struct counters *c
 	count->copied += device_count - 1;
 #pragma clang loop unroll(disable)
 	for (__u32 n = 0; n < MAX_DEVICES && n < device_count; n++) {
-		const struct device *device = bpf_map_lookup_elem(&devices, &(__u32){ n });
-		long result = -19;
+		int reason = clone(skb, n);
 
-		if (device && device->down)
-			result = -100;
-		else if (device && device->ifindex)
-			result = bpf_clone_redirect(skb, device->ifindex, 0);
-		count_output(n, result != 0);
-		if (result) {
-			count_drop(count, refusal(result));
+		count_output(n, reason >= 0);
+		if (reason >= 0) {
+			count_drop(count, reason);
 			failed++;
 			continue;
 		}
