@@ -4,6 +4,7 @@ use fluxcap_proto::v1::{Attach, MirrorSpec};
 use fluxcap_socket::{BpfLink, LinkHook, LinkOrder, TcFilter, TcHook, TrafficControl};
 
 use crate::error::{Error, errno};
+use crate::known::KnownLinks;
 use crate::pins::Folder;
 use crate::program::{Generation, Way, hash};
 
@@ -11,7 +12,8 @@ use crate::program::{Generation, Way, hash};
 const PRIORITY: u16 = 41;
 
 impl Way {
-    fn tcx(self) -> LinkHook {
+    /// The place of links.
+    pub(crate) fn tcx(self) -> LinkHook {
         match self {
             Way::In => LinkHook::TcxIngress,
             Way::Out => LinkHook::TcxEgress,
@@ -48,6 +50,7 @@ pub(crate) struct Site<'a> {
     pub(crate) name: &'a str,
     pub(crate) spec: &'a MirrorSpec,
     pub(crate) folder: &'a Folder,
+    pub(crate) known: &'a KnownLinks,
     pub(crate) tc: &'a mut TrafficControl,
     /// Links get names, and so stay when mirrord ends.
     pub(crate) persistent: bool,
@@ -79,6 +82,7 @@ impl Site<'_> {
         let link = BpfLink::attach(program, self.ifindex, way.tcx(), order(&self.spec.order))?;
         let link_id = link.info()?.id;
         if self.persistent {
+            self.known.add(self.ifindex, link_id);
             self.folder.remove(way.name())?;
             link.pin(&self.folder.path(way.name()))?;
         }
@@ -119,21 +123,21 @@ impl Site<'_> {
         Ok((attachment, added))
     }
 
-    /// Finds what an earlier life has left at the interface: a link by its name, a filter by its number.
+    /// Finds what an earlier life has left at the interface: a link by its name or by what was noted, a filter by its number.
     pub(crate) fn adopt(&mut self, way: Way) -> Result<Option<Attachment>, Error> {
-        if self.folder.has(way.name()) {
-            let link = BpfLink::open(&self.folder.path(way.name()))?;
+        let link = match self.named(way)? {
+            Some(link) => Some(link),
+            None => self.known.find(self.ifindex, way)?,
+        };
+        if let Some(link) = link {
             let info = link.info()?;
-            if info.ifindex == self.ifindex {
-                return Ok(Some(Attachment {
-                    way,
-                    ifindex: self.ifindex,
-                    program_id: info.program_id,
-                    link_id: info.id,
-                    hold: Hold::Link(link),
-                }));
-            }
-            self.folder.remove(way.name())?;
+            return Ok(Some(Attachment {
+                way,
+                ifindex: self.ifindex,
+                program_id: info.program_id,
+                link_id: info.id,
+                hold: Hold::Link(link),
+            }));
         }
         let filter = self.find_filter(way)?;
         Ok(filter.map(|filter| Attachment {
@@ -143,6 +147,27 @@ impl Site<'_> {
             link_id: 0,
             hold: Hold::Filter(filter),
         }))
+    }
+
+    /// The link that has a name, if it is at this interface.
+    fn named(&self, way: Way) -> Result<Option<BpfLink>, Error> {
+        if !self.folder.has(way.name()) {
+            return Ok(None);
+        }
+        let link = BpfLink::open(&self.folder.path(way.name()))?;
+        if link.info()?.ifindex == self.ifindex {
+            return Ok(Some(link));
+        }
+        self.folder.remove(way.name())?;
+        Ok(None)
+    }
+
+    /// Says so when a link is at the interface that can not be adopted.
+    pub(crate) fn look_for_hidden(&self, way: Way) -> Result<(), Error> {
+        match self.named(way)? {
+            Some(_) => Ok(()),
+            None => self.known.find(self.ifindex, way).map(drop),
+        }
     }
 
     fn find_filter(&mut self, way: Way) -> Result<Option<TcFilter>, Error> {

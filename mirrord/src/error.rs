@@ -28,6 +28,17 @@ pub(crate) enum Error {
         #[source]
         source: io::Error,
     },
+    /// Programs of an earlier life are attached, and their names are not found.
+    #[error(
+        "its program is attached already, by link {link}, of which {} knows nothing: unmount what was mounted over that and restart mirrord; or as root: bpftool link detach id {link}",
+        bpffs.display()
+    )]
+    Hidden {
+        /// Identifier of the link.
+        link: u32,
+        /// The folder.
+        bpffs: PathBuf,
+    },
     /// Capabilities are missing.
     #[error("no permission to {operation}: mirrord runs without {missing}")]
     Capability {

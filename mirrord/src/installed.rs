@@ -15,6 +15,7 @@ use crate::attach::{Attachment, Site};
 use crate::counters::{self, Books};
 use crate::error::Error;
 use crate::job::MirrorJob;
+use crate::known::KnownLinks;
 use crate::pins::Folder;
 use crate::program::{self, Generation, OWN, Places, Plan, Way, hash, own_pin};
 use crate::target::Outlet;
@@ -149,6 +150,7 @@ pub(crate) struct Installed {
     name: String,
     root: Folder,
     folder: Folder,
+    known: KnownLinks,
     tc: TrafficControl,
     persistent: bool,
     meta: Meta,
@@ -170,6 +172,7 @@ impl Installed {
             name: name.to_owned(),
             root,
             folder,
+            known: KnownLinks::new(&job.known, name, &job.bpffs),
             tc: TrafficControl::open()?,
             persistent,
             meta,
@@ -192,6 +195,17 @@ impl Installed {
     /// The folder of the mirror's pins.
     pub(crate) fn folder(&self) -> &Folder {
         &self.folder
+    }
+
+    /// Refuses to go on when programs of this mirror are at the interface that cannot be reached: others beside them would make each copy twice.
+    pub(crate) fn look_for_hidden(&mut self, spec: &MirrorSpec, link: &Link) -> Result<(), Error> {
+        if !self.attachments.is_empty() {
+            return Ok(());
+        }
+        let site = self.site(spec, link);
+        Way::ALL
+            .into_iter()
+            .try_for_each(|way| site.look_for_hidden(way))
     }
 
     /// Has the programs of this spec, and no others, at this interface. Cheap when that is so already.
@@ -456,7 +470,8 @@ impl Installed {
     /// Takes everything out of the kernel, for good.
     pub(crate) fn remove(mut self) -> Result<(), Error> {
         self.wipe()?;
-        self.root.remove_mirror(&self.name)
+        self.root.remove_mirror(&self.name)?;
+        self.known.detach_all()
     }
 
     /// What is attached, for the status.
@@ -489,6 +504,7 @@ impl Installed {
             name: &self.name,
             spec,
             folder: &self.folder,
+            known: &self.known,
             tc: &mut self.tc,
             persistent: self.persistent,
             ifindex: link.index,

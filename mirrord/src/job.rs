@@ -17,6 +17,8 @@ pub(crate) struct MirrorJob {
     /// Folder in a bpffs where links and maps are pinned. Names of mirrors may hold dots, names in a bpffs may not
     /// (`bpf_lookup` in `kernel/bpf/inode.c`).
     pub(crate) bpffs: PathBuf,
+    /// Where links are noted, see `known.rs`.
+    pub(crate) known: PathBuf,
     /// Where the rings are.
     pub(crate) rings: RingDir,
     /// No mirror outlives this process, whatever its spec says.

@@ -7,6 +7,7 @@ mod error;
 mod events;
 mod installed;
 mod job;
+mod known;
 mod mirror;
 mod overlay;
 mod pins;
@@ -35,6 +36,7 @@ fn main() -> anyhow::Result<()> {
     let daemon = Daemon::start("mirrord", &args.service)?;
     let job = MirrorJob {
         bpffs: args.bpffs.clone(),
+        known: known::folder(&args.service.run_dir),
         rings: RingDir::new(args.service.ring_dir()),
         ephemeral: args.service.ephemeral,
     };

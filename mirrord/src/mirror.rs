@@ -14,9 +14,10 @@ use crate::error::Error;
 use crate::events::{Events, Turn};
 use crate::installed::{Change, Installed, ways};
 use crate::job::{MirrorJob, MirrorWorker, is_over};
+use crate::known::{self, KnownLinks};
 use crate::overlay;
 use crate::pins::{Folder, unescape};
-use crate::program::{Generation, Plan};
+use crate::program::{Generation, Plan, Way};
 use crate::target::{Home, Target, same_target, target};
 use crate::xdp;
 
@@ -65,6 +66,17 @@ fn try_check(job: &MirrorJob, spec: &MirrorSpec) -> Result<(), Error> {
     Generation::load(plan, None).map(drop)
 }
 
+/// Refuses what [`remove`] could not do: programs that are out of reach would go on copying, and nobody would know.
+pub(crate) fn check_removable(job: &MirrorJob, name: &str) -> Result<(), Refusal> {
+    let has_name = |way: &Way| Folder::is_pinned(&job.bpffs, name, way.name());
+    let nameless: Vec<Way> = Way::ALL.into_iter().filter(|way| !has_name(way)).collect();
+    let known = KnownLinks::new(&job.known, name, &job.bpffs);
+    match known.find_all(&nameless) {
+        Err(hidden @ Error::Hidden { .. }) => Err(hidden.into()),
+        _ => Ok(()),
+    }
+}
+
 /// Removes all that a deleted mirror has in the kernel. Its thread has ended.
 pub(crate) fn remove(job: &MirrorJob, name: &str, spec: &MirrorSpec) {
     let home = home(job, name, spec);
@@ -81,8 +93,12 @@ pub(crate) fn sweep(mirrors: &Registry<MirrorJob>) {
     let job = mirrors.job();
     let left = Folder::open(&job.bpffs).and_then(|root| root.names());
     // Without a bpffs nothing can have been left; the mirrors themselves tell what is wrong.
-    for (name, _) in left.into_iter().flatten().filter(|(_, folder)| *folder) {
-        let name = unescape(&name);
+    let folders = left.into_iter().flatten().filter(|(_, folder)| *folder);
+    let mut names = known::mirrors(&job.known);
+    names.extend(folders.map(|(name, _)| unescape(&name)));
+    names.sort();
+    names.dedup();
+    for name in names {
         if mirrors.get(&name).is_err() {
             tracing::info!(mirror = name, "removing what a mirror has left");
             remove(job, &name, &MirrorSpec::default());
@@ -180,6 +196,10 @@ impl<'w> Mirror<'w> {
             None => Installed::open(self.job, self.worker.name(), persistent)?,
         };
         let done = self.install(&mut installed, persistent);
+        if let Err(hidden @ Error::Hidden { .. }) = done {
+            // Let go of the folder: it is not the right one, and what hides that can be unmounted.
+            return Err(hidden);
+        }
         self.installed = Some(installed);
         self.settle()?;
         let change = done?;
@@ -194,6 +214,8 @@ impl<'w> Mirror<'w> {
             installed.interface_gone();
             return Err(Error::NoInterface(self.spec.interface.clone()));
         };
+        // The target comes after this: what is hidden needs it as it is.
+        installed.look_for_hidden(&self.spec, &link)?;
         let outlets = self.target.refresh(&mut self.links, &link)?;
         let relayed = self.target.relayed();
         let change = installed.ensure(&self.spec, persistent, &link, &outlets, relayed)?;

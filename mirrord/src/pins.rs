@@ -82,6 +82,11 @@ impl Folder {
         root.join(escape(name)).is_dir()
     }
 
+    /// Whether something in the folder of a mirror has this name.
+    pub(crate) fn is_pinned(root: &Path, mirror: &str, name: &str) -> bool {
+        root.join(escape(mirror)).join(name).exists()
+    }
+
     /// Removes all names in the folder of a mirror.
     pub(crate) fn clear(&self) -> Result<(), Error> {
         self.names()?

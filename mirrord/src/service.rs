@@ -164,7 +164,12 @@ impl MirrorService for MirrorApi {
         request: Request<v1::DeleteMirrorRequest>,
     ) -> Result<Response<v1::DeleteMirrorResponse>, Status> {
         let (mirrors, name) = (self.mirrors.clone(), request.into_inner().name);
-        blocking(move || mirrors.delete(&name)).await?;
+        blocking(move || {
+            mirrors.get(&name)?;
+            mirror::check_removable(mirrors.job(), &name)?;
+            mirrors.delete(&name)
+        })
+        .await?;
         Ok(Response::new(v1::DeleteMirrorResponse {}))
     }
 

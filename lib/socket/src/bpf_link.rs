@@ -75,11 +75,71 @@ pub struct BpfLinkInfo {
     pub ifindex: u32,
 }
 
+/// Most programs that TCX takes at one place (`BPF_MPROG_MAX` of `kernel/bpf/mprog.c`).
+const MOST_PROGRAMS: usize = 64;
+
 /// A link.
 #[derive(Debug)]
 pub struct BpfLink(OwnedFd);
 
 impl BpfLink {
+    /// What TCX has at an interface, in the order in which the programs run; the link is 0 for a program that has none.
+    ///
+    /// # Errors
+    /// [`Error::Permission`]; [`Error::Interface`] with EINVAL where the kernel has no TCX.
+    pub fn attached(ifindex: u32, hook: LinkHook) -> Result<Vec<BpfLinkInfo>, Error> {
+        let (mut programs, mut links) = ([0_u32; MOST_PROGRAMS], [0_u32; MOST_PROGRAMS]);
+        let mut attr = Query {
+            target_ifindex: ifindex,
+            attach_type: hook.attach_type(),
+            count: u32::try_from(MOST_PROGRAMS).unwrap_or(0),
+            prog_ids: programs.as_mut_ptr().expose_provenance() as u64,
+            link_ids: links.as_mut_ptr().expose_provenance() as u64,
+            ..Query::default()
+        };
+        match bpf(BPF_PROG_QUERY, &mut attr) {
+            Ok(_) => {}
+            // Nothing was ever attached there.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(Vec::new()),
+            Err(source) => {
+                return Err(refused(source, |source| Error::Interface {
+                    operation: "ask for the BPF programs of an interface",
+                    ifindex,
+                    source,
+                }));
+            }
+        }
+        let found = links.into_iter().zip(programs).take(attr.count as usize);
+        Ok(found
+            .map(|(id, program_id)| BpfLinkInfo {
+                id,
+                program_id,
+                ifindex,
+            })
+            .collect())
+    }
+
+    /// The link with this identifier.
+    ///
+    /// # Errors
+    /// [`Error::Permission`]: this takes CAP_SYS_ADMIN; [`Error::System`] with ENOENT: there is none.
+    pub fn by_id(id: u32) -> Result<BpfLink, Error> {
+        let mut attr = ById {
+            id,
+            ..ById::default()
+        };
+        let operation = "open a BPF link by its identifier";
+        match bpf_fd(BPF_LINK_GET_FD_BY_ID, &mut attr).map(BpfLink) {
+            Ok(link) => link.info().map(|_| link),
+            Err(source) if source.raw_os_error() == Some(libc::EPERM) => Err(Error::Permission {
+                operation,
+                capability: "CAP_SYS_ADMIN",
+                source,
+            }),
+            Err(source) => Err(Error::System { operation, source }),
+        }
+    }
+
     /// Attaches a program. `order` holds for TCX only.
     ///
     /// # Errors
@@ -229,8 +289,10 @@ fn refused(source: io::Error, other: impl FnOnce(io::Error) -> Error) -> Error {
 const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const BPF_PROG_QUERY: libc::c_int = 16;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_LINK_UPDATE: libc::c_int = 29;
+const BPF_LINK_GET_FD_BY_ID: libc::c_int = 30;
 const BPF_LINK_DETACH: libc::c_int = 34;
 
 /// `enum bpf_link_type`.
@@ -275,6 +337,30 @@ struct InfoByFd {
     info: u64,
 }
 
+#[repr(C)]
+#[derive(Default)]
+struct Query {
+    target_ifindex: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    prog_ids: u64,
+    count: u32,
+    padding: u32,
+    prog_attach_flags: u64,
+    link_ids: u64,
+    link_attach_flags: u64,
+    revision: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ById {
+    id: u32,
+    next_id: u32,
+    open_flags: u32,
+}
+
 /// `struct bpf_link_info` of XDP and TCX, with the room that the largest kind takes.
 #[repr(C)]
 #[derive(Default)]
@@ -294,6 +380,8 @@ impl Attr for LinkCreate {}
 impl Attr for LinkUpdate {}
 impl Attr for Object {}
 impl Attr for InfoByFd {}
+impl Attr for Query {}
+impl Attr for ById {}
 
 fn bpf<A: Attr>(command: libc::c_int, attr: &mut A) -> io::Result<libc::c_int> {
     // SAFETY: the attributes are as large as said; the pointers in them lead to a C string, or to as many bytes as said, that outlive

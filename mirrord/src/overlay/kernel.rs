@@ -115,10 +115,15 @@ impl Kernel {
     ) -> Result<Kernel, Error> {
         let root = Folder::open(&home.bpffs)?;
         let folder = root.of_mirror(&home.name)?;
-        let ifindex = helper(links, &home.name)?;
+        let mut ifindex = helper(links, &home.name)?;
         let note = Note::read(&folder)?;
         let wanted = fingerprints(orders);
         let mut link = adopt(&folder, ifindex)?;
+        if link.is_none() && has_link(ifindex)? {
+            // Its name is not found; with the interface it goes.
+            delete_link(ifindex)?;
+            ifindex = helper(links, &home.name)?;
+        }
         let attached = link.is_some() || has_filter(ifindex)?;
         let same = note.fingerprints == wanted && note.counters == counters_in_use(&folder);
         if !same || !attached || !root.has("tunnels") {
@@ -301,6 +306,15 @@ fn adopt(folder: &Folder, ifindex: u32) -> Result<Option<BpfLink>, Error> {
     }
     folder.remove(LINK)?;
     Ok(None)
+}
+
+/// Whether something is attached to the interface by a link.
+fn has_link(ifindex: u32) -> Result<bool, Error> {
+    match BpfLink::attached(ifindex, LinkHook::TcxEgress) {
+        // A kernel without TCX knows no such place.
+        Err(error) if errno(&error) == Some(libc::EINVAL) => Ok(false),
+        done => Ok(!done?.is_empty()),
+    }
 }
 
 /// Loads a program and attaches it, in place of that of `link` if there is one. None: as a filter.

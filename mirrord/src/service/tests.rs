@@ -6,6 +6,7 @@ use fluxcap_ring::RingDir;
 fn mirrors() -> Registry<MirrorJob> {
     let job = MirrorJob {
         bpffs: "/nowhere".into(),
+        known: "/nowhere".into(),
         rings: RingDir::new("/nowhere"),
         ephemeral: false,
     };
