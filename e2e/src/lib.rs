@@ -22,6 +22,7 @@
 //! with `skipped:` and passes ([`need_root!`]).
 
 pub mod bench;
+mod checksum;
 mod ctl;
 mod daemon;
 mod generator;
@@ -37,6 +38,7 @@ mod ring;
 mod sink;
 mod wait;
 
+pub use checksum::checksum_is_right;
 pub use ctl::{Fluxctl, Output};
 pub use daemon::{Daemon, Dirs, binary};
 pub use generator::{Generator, Sending, Sent, send_frames};
