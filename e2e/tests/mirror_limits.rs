@@ -66,11 +66,16 @@ fn rules_are_swapped_under_traffic_without_a_frame_lost_or_doubled() {
                 1 => vec![rule(RuleAction::Exclude, 54), MirrorRule::default()],
                 _ => vec![],
             };
+            let before = lab.status("m").attachments[0].program_id;
             let changed = MirrorSpec {
                 rules,
                 ..spec.clone()
             };
-            lab.update("m", changed, &["rules"]).expect("new rules");
+            let changed = lab.update("m", changed, &["rules"]).expect("new rules");
+            // The answer comes when they decide.
+            let status = changed.status.expect("a status");
+            assert_eq!(status.state(), State::Running);
+            assert_ne!(status.attachments[0].program_id, before);
             let seen = lab.status("m").seen_frames;
             lab.wait_status("m", "traffic flows", |s| s.seen_frames > seen + 50);
         }
@@ -454,8 +459,8 @@ fn frames_come_into_the_ring_byte_for_byte() {
         snaplen: 64,
         ..to_ring("eth0", "web")
     };
-    lab.update("m", shorter, &["snaplen"]).expect("a length");
-    lab.wait_status("m", "other programs", |status| program(status) != before);
+    let changed = lab.update("m", shorter, &["snaplen"]).expect("a length");
+    assert_ne!(program(&changed.status.unwrap_or_default()), before);
     fluxcap_e2e::send_frames(&lab.left, "wire", &frames);
     let cut = reader.take(frames.len(), SOON);
     for (sent, (meta, bytes)) in frames.iter().zip(&cut) {

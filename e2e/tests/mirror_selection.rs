@@ -221,7 +221,8 @@ fn changing_rules_and_filter_under_traffic_loses_and_doubles_nothing() {
     assert_closes(&status);
     assert_eq!(status.mirrored_frames, sent.frames, "{status:#?}");
     println!("{changes} changes");
-    assert!(changes > 20, "{changes}");
+    // Each answer waits until its programs are in place.
+    assert!(changes > 5, "{changes}");
 }
 
 #[test]

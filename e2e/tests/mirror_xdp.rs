@@ -169,10 +169,6 @@ fn an_output_gets_its_own_tag_and_all_get_the_slice() {
 
     wanted.snaplen = 100;
     bed.mirrord.update("taps", &wanted).expect("update");
-    wait_until(SOON, "copies are cut", || {
-        bed.send(&Generator::new(9).size(200).rate(1_000).count(1));
-        bed.status().truncated_frames > 0
-    });
     let sinks = bed.sinks();
     let before = bed.status();
     let status = bed.status_after(&Generator::new(2).size(200).rate(1_000).count(50));
@@ -409,9 +405,7 @@ fn a_new_spec_takes_the_place_of_the_old_one_between_two_frames() {
         let wanted = tagged(spec(), 1, 1 + n % 2);
         let program = bed.status().attachments[0].program_id;
         bed.mirrord.update("taps", &wanted).expect("update");
-        wait_until(SOON, "the program is another one", || {
-            bed.status().attachments[0].program_id != program
-        });
+        assert_ne!(bed.status().attachments[0].program_id, program);
     }
     let sent = sending.stop();
     for report in stop(sinks) {

@@ -28,13 +28,16 @@ const DRAIN: Duration = Duration::from_secs(1);
 
 /// Copies traffic until the worker is asked to stop.
 pub(crate) fn run(job: &MirrorJob, worker: &MirrorWorker) {
+    let begun = worker.generation();
     if worker.spec().hook() == Hook::Xdp {
-        return xdp::run(job, worker);
+        xdp::run(job, worker);
+    } else {
+        match Mirror::new(job, worker) {
+            Ok(mut mirror) => mirror.run(),
+            Err(error) => worker.set_state(State::Failed, error.explained().to_string()),
+        }
     }
-    match Mirror::new(job, worker) {
-        Ok(mut mirror) => mirror.run(),
-        Err(error) => worker.set_state(State::Failed, error.explained().to_string()),
-    }
+    worker.live().set_done(begun);
 }
 
 /// Asks the kernel whether it would take the programs of this spec; nothing stays of them. Called where clients wait, before a
@@ -184,6 +187,7 @@ impl<'w> Mirror<'w> {
         self.looked = Some(Instant::now());
         let missing = self.try_look().err();
         self.show(missing.map(|error| error.explained().to_string()));
+        self.worker.live().set_done(self.generation);
     }
 
     fn try_look(&mut self) -> Result<(), Error> {

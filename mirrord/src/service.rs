@@ -6,11 +6,15 @@ use crate::job::{
 use crate::mirror;
 use fluxcap_proto::v1::{self, mirror_service_server::MirrorService};
 use fluxcap_service::{
-    Job, Refusal, Registry, WatchStream, Watches, apply_mask, blocking, interval_stream,
+    Job, Refusal, Registry, State, WatchStream, Watches, apply_mask, blocking, interval_stream,
     realtime_ns,
 };
 use std::sync::Arc;
+use std::time::Duration;
 use tonic::{Request, Response, Status};
+
+/// How long whoever makes or changes a mirror waits until its programs are in place: several times what the verifier takes for the largest.
+const IN_PLACE: Duration = Duration::from_secs(2);
 
 /// `fluxcap.v1.MirrorService` over the mirrors of this daemon.
 #[derive(Debug)]
@@ -26,8 +30,16 @@ impl MirrorApi {
     }
 }
 
+/// A mirror whose change is not in place yet is starting: what else there is to say of it would be about what it was.
 fn to_message(worker: &MirrorWorker) -> v1::Mirror {
-    let (state, reason) = worker.state();
+    let generation = worker.generation();
+    let pending = !worker.live().is_done(generation);
+    let (mut state, mut reason) = worker.state();
+    if pending && matches!(state, State::Running | State::Waiting) {
+        state = State::Starting;
+        "pending: the programs that work are still those of before the change"
+            .clone_into(&mut reason);
+    }
     v1::Mirror {
         name: worker.name().to_owned(),
         spec: Some(v1::MirrorSpec::clone(&worker.spec())),
@@ -37,6 +49,14 @@ fn to_message(worker: &MirrorWorker) -> v1::Mirror {
             ..worker.live().to_status()
         }),
     }
+}
+
+/// A mirror that was made or changed just now: when that is in place, unless it is only a picture of what would be.
+fn answer(worker: &MirrorWorker, only_a_picture: bool) -> v1::Mirror {
+    if !only_a_picture {
+        worker.live().wait_done(worker.generation(), IN_PLACE);
+    }
+    to_message(worker)
 }
 
 /// Makes a mirror. The time of its end begins now, unless there is such a mirror already; one whose time is over begins again.
@@ -104,13 +124,14 @@ impl MirrorService for MirrorApi {
         request: Request<v1::CreateMirrorRequest>,
     ) -> Result<Response<v1::CreateMirrorResponse>, Status> {
         let (mirrors, request) = (self.mirrors.clone(), request.into_inner());
-        let worker = blocking(move || {
-            let spec = request.spec.unwrap_or_default();
-            create(&mirrors, &request.name, spec, request.validate_only)
+        let mirror = blocking(move || {
+            let (spec, only) = (request.spec.unwrap_or_default(), request.validate_only);
+            let worker = create(&mirrors, &request.name, spec, only)?;
+            Ok(answer(&worker, only))
         })
         .await?;
         Ok(Response::new(v1::CreateMirrorResponse {
-            mirror: Some(to_message(&worker)),
+            mirror: Some(mirror),
         }))
     }
 
@@ -142,7 +163,7 @@ impl MirrorService for MirrorApi {
         request: Request<v1::UpdateMirrorRequest>,
     ) -> Result<Response<v1::UpdateMirrorResponse>, Status> {
         let (mirrors, request) = (self.mirrors.clone(), request.into_inner());
-        let worker = blocking(move || {
+        let mirror = blocking(move || {
             let (new, paths) = (
                 request.spec.unwrap_or_default(),
                 request.update_mask.unwrap_or_default().paths,
@@ -151,11 +172,12 @@ impl MirrorService for MirrorApi {
                 *spec = changed(&mirrors, &request.name, spec, &new, &paths)?;
                 Ok(())
             };
-            mirrors.update(&request.name, change, request.validate_only)
+            let worker = mirrors.update(&request.name, change, request.validate_only)?;
+            Ok(answer(&worker, request.validate_only))
         })
         .await?;
         Ok(Response::new(v1::UpdateMirrorResponse {
-            mirror: Some(to_message(&worker)),
+            mirror: Some(mirror),
         }))
     }
 

@@ -2,19 +2,25 @@
 
 use fluxcap_proto::v1::MirrorStatus;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// Reads the counters into a status. Called on threads of the control side.
 pub(crate) type ReadCounters = dyn Fn(&mut MirrorStatus) + Send + Sync;
 
 /// Status of one mirror: details that its thread rewrites when something changed, and a way to the counters.
 #[derive(Default)]
-pub(crate) struct MirrorLive(Mutex<Inner>);
+pub(crate) struct MirrorLive {
+    inner: Mutex<Inner>,
+    changed: Condvar,
+}
 
 #[derive(Default)]
 struct Inner {
     details: MirrorStatus,
     counters: Option<Arc<ReadCounters>>,
+    /// Generation of the spec that the thread has acted on last.
+    done: u64,
 }
 
 impl MirrorLive {
@@ -26,6 +32,27 @@ impl MirrorLive {
     /// Says how counters are read from now on.
     pub(crate) fn set_counters(&self, read: Arc<ReadCounters>) {
         self.lock().counters = Some(read);
+    }
+
+    /// Says that this generation of the spec is in place, or is known to be not: state and reason are about it.
+    pub(crate) fn set_done(&self, generation: u64) {
+        let mut inner = self.lock();
+        if inner.done < generation {
+            inner.done = generation;
+            self.changed.notify_all();
+        }
+    }
+
+    /// Whether this generation of the spec was acted on.
+    pub(crate) fn is_done(&self, generation: u64) -> bool {
+        self.lock().done >= generation
+    }
+
+    /// Waits until that is so, `longest` at most.
+    pub(crate) fn wait_done(&self, generation: u64, longest: Duration) {
+        let waits = |inner: &mut Inner| inner.done < generation;
+        // In vain or not: whoever asks for the status then sees it.
+        let _ = self.changed.wait_timeout_while(self.lock(), longest, waits);
     }
 
     /// The status message without state and reason, which the registry knows.
@@ -41,7 +68,7 @@ impl MirrorLive {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -54,6 +81,19 @@ impl fmt::Debug for MirrorLive {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whoever_waits_for_a_spec_goes_on_when_it_was_acted_on() {
+        let live = MirrorLive::default();
+        live.wait_done(1, Duration::ZERO);
+        assert!(!live.is_done(1));
+        std::thread::scope(|scope| {
+            scope.spawn(|| live.set_done(3));
+            live.wait_done(2, Duration::from_secs(60));
+        });
+        live.set_done(1);
+        assert!(live.is_done(3) && !live.is_done(4));
+    }
 
     #[test]
     fn counters_are_read_when_the_status_is() {

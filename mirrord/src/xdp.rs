@@ -50,13 +50,16 @@ const DRAIN: Duration = Duration::from_secs(1);
 pub(crate) fn run(job: &MirrorJob, worker: &MirrorWorker) {
     let mut mirror = None;
     while !worker.stop_requested() {
+        let generation = worker.generation();
         if is_over(&worker.spec()) {
-            return expire(job, worker, mirror);
+            expire(job, worker, mirror);
+            return worker.live().set_done(generation);
         }
         let done = turn(job, worker, &mut mirror);
         if let Err(error) = done {
             worker.set_state(State::Waiting, error.explained().to_string());
         }
+        worker.live().set_done(generation);
         wait(worker, mirror.as_mut());
     }
     if let Some(mirror) = mirror {

@@ -108,3 +108,18 @@ fn what_the_spec_says_wrong_is_told_with_its_field_before_the_kernel_is_asked() 
         "{refused:?}"
     );
 }
+
+#[test]
+fn a_mirror_whose_change_is_not_in_place_is_starting() {
+    let worker = MirrorWorker::new("mirror", "m", spec()).expect("a worker");
+    let shown = |worker: &MirrorWorker| {
+        let status = to_message(worker).status.expect("a status");
+        (status.state(), status.reason)
+    };
+    worker.set_state(State::Running, "");
+    let (state, reason) = shown(&worker);
+    assert_eq!(state, v1::State::Starting);
+    assert!(reason.starts_with("pending"), "{reason}");
+    worker.live().set_done(worker.generation());
+    assert_eq!(shown(&worker), (v1::State::Running, String::new()));
+}
