@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use fluxcap_proto::v1::mirror_service_client::MirrorServiceClient;
 use fluxcap_proto::v1::{
-    CreateMirrorRequest, DeleteMirrorRequest, GetMirrorRequest, Mirror, MirrorDevice, MirrorSpec,
-    MirrorStatus, State, UpdateMirrorRequest,
+    CreateMirrorRequest, DeleteMirrorRequest, Direction, GetMirrorRequest, Mirror, MirrorDevice,
+    MirrorOverlay, MirrorSpec, MirrorStatus, State, TunnelKind, UpdateMirrorRequest,
 };
 use nix::mount::{MsFlags, mount};
 use tonic::Status;
@@ -25,6 +25,11 @@ const WIRE: &str = "wire";
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Where bpffs is mounted.
 const BPFFS: &str = "/sys/fs/bpf";
+
+/// Addresses of `mon0`, and those of the collector beyond it.
+pub const OURS: [&str; 2] = ["192.0.2.1/24", "2001:db8::1/64"];
+/// See [`OURS`].
+pub const COLLECTOR: [&str; 2] = ["192.0.2.2", "2001:db8::2"];
 
 /// How a daemon is started: [`Daemon::start`] or a closure over its kin.
 pub type StartDaemon = fn(&str, &Netns, &Dirs, &[&str]) -> Daemon;
@@ -316,6 +321,40 @@ impl MirrorLab {
         sent
     }
 
+    /// Gives `mon0` addresses, and makes a collector beyond it that takes VXLAN apart: devices `vx4` and `vx6` in `monitor`.
+    #[track_caller]
+    pub fn add_collector(&self) {
+        for netns in [&self.host, &self.monitor] {
+            for scope in ["all", "default", "mon0", "wire"] {
+                let key = format!("net/ipv6/conf/{scope}/disable_ipv6");
+                if netns.run(|| Path::new("/proc/sys").join(&key).exists()) {
+                    netns.sysctl(&key, "0");
+                }
+            }
+        }
+        let theirs = ["192.0.2.2/24", "2001:db8::2/64"];
+        for (address, theirs) in OURS.iter().zip(theirs) {
+            let add = ["addr", "add"];
+            self.host
+                .ip(&[&add[..], &[address, "dev", "mon0", "nodad"]].concat());
+            self.monitor
+                .ip(&[&add[..], &[theirs, "dev", "wire", "nodad"]].concat());
+        }
+        let devices = [
+            ("vx4", COLLECTOR[0], "192.0.2.1", "4789"),
+            ("vx6", COLLECTOR[1], "2001:db8::1", "4790"),
+        ];
+        for (name, local, remote, port) in devices {
+            self.monitor.ip(&[
+                "link", "add", name, "type", "vxlan", "id", "77", "local", local, "remote", remote,
+                "dstport", port,
+            ]);
+            self.monitor
+                .sysctl(&format!("net/ipv6/conf/{name}/disable_ipv6"), "1");
+            self.monitor.ip(&["link", "set", name, "mtu", "9000", "up"]);
+        }
+    }
+
     /// A sink for copies.
     #[must_use]
     #[track_caller]
@@ -339,6 +378,24 @@ pub fn to_device(interface: &str, device: &str) -> MirrorSpec {
             name: device.to_owned(),
             vlan_push: None,
         }],
+        ..MirrorSpec::default()
+    }
+}
+
+/// A spec that copies what arrives at `eth0` to one of [`COLLECTOR`]'s addresses, see [`MirrorLab::add_collector`].
+#[must_use]
+pub fn to_collector(remote: &str) -> MirrorSpec {
+    let v6 = remote.contains(':');
+    MirrorSpec {
+        interface: "eth0".to_owned(),
+        direction: Direction::In.into(),
+        overlay: Some(MirrorOverlay {
+            kind: TunnelKind::Vxlan.into(),
+            remote: remote.to_owned(),
+            id: Some(77),
+            port: if v6 { 4790 } else { 0 },
+            ..MirrorOverlay::default()
+        }),
         ..MirrorSpec::default()
     }
 }

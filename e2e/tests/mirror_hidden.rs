@@ -4,9 +4,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use fluxcap_e2e::mirror::{MirrorLab, assert_closes, to_device};
-use fluxcap_e2e::{Fluxctl, Generator, need_root, wait_until};
-use fluxcap_proto::v1::{Attach, Direction, MirrorOverlay, MirrorSpec, State, TunnelKind};
+use fluxcap_e2e::mirror::{COLLECTOR, MirrorLab, assert_closes, to_collector, to_device};
+use fluxcap_e2e::{Fluxctl, Generator, Sink, need_root, wait_until};
+use fluxcap_proto::v1::{Attach, Direction, MirrorSpec, State};
 use fluxcap_socket::{BpfLink, LinkHook};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
@@ -194,43 +194,14 @@ fn a_filter_is_found_whatever_is_hidden() {
 fn a_relay_that_is_hidden_is_made_anew() {
     need_root!();
     let mut lab = MirrorLab::new();
-    lab.host.ip(&["addr", "add", "192.0.2.1/24", "dev", "mon0"]);
-    lab.monitor
-        .ip(&["addr", "add", "192.0.2.2/24", "dev", "wire"]);
-    lab.monitor.ip(&[
-        "link",
-        "add",
-        "vx",
-        "type",
-        "vxlan",
-        "id",
-        "77",
-        "local",
-        "192.0.2.2",
-        "remote",
-        "192.0.2.1",
-        "dstport",
-        "4789",
-    ]);
-    lab.monitor.ip(&["link", "set", "vx", "up"]);
-    let overlay = MirrorOverlay {
-        kind: TunnelKind::Vxlan.into(),
-        remote: "192.0.2.2".to_owned(),
-        id: Some(77),
-        ..MirrorOverlay::default()
-    };
-    let spec = MirrorSpec {
-        interface: "eth0".to_owned(),
-        overlay: Some(overlay),
-        ..MirrorSpec::default()
-    };
-    lab.mirror("m", ingress(spec));
+    lab.add_collector();
+    lab.mirror("m", ingress(to_collector(COLLECTOR[0])));
     lab.mirrord.kill();
     let path = lab.bpffs.path().to_owned();
     let _cover = Cover::mount(&path);
     lab.mirrord.restart();
     lab.wait_state("m", State::Running);
-    let sink = fluxcap_e2e::Sink::start(&lab.monitor, "vx");
+    let sink = Sink::start(&lab.monitor, "vx4");
     let sent = lab.produce(&Generator::new(1).size(200).count(1_000));
     sink.wait_frames(sent.frames, SOON);
     sink.wait_quiet(Duration::from_millis(100));

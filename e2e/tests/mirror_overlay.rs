@@ -5,68 +5,20 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
-use fluxcap_e2e::mirror::{MirrorLab, assert_closes, to_device};
+use fluxcap_e2e::mirror::{COLLECTOR, MirrorLab, OURS, assert_closes, to_collector, to_device};
 use fluxcap_e2e::payload::Headers;
 use fluxcap_e2e::{
     Generator, Netns, Sink, SinkOptions, Veth, checksum_is_right, need_root, send_frames,
 };
 use fluxcap_proto::v1::{
-    Direction, MirrorDevice, MirrorOverlay, MirrorSpec, MirrorStatus, MtuPolicy, State, TunnelKind,
+    Direction, MirrorDevice, MirrorSpec, MirrorStatus, MtuPolicy, State, TunnelKind,
 };
 
 const SOON: Duration = Duration::from_secs(5);
-/// Ends of the tunnel: `mon0` and the collector's end of its wire.
-const OURS: [&str; 2] = ["192.0.2.1/24", "2001:db8::1/64"];
-const COLLECTOR: [&str; 2] = ["192.0.2.2", "2001:db8::2"];
-
-/// A host with addresses at `mon0`, and a collector with a VXLAN device there, `vx4` or `vx6`.
 fn lab() -> MirrorLab {
     let lab = MirrorLab::new();
-    for netns in [&lab.host, &lab.monitor] {
-        for scope in ["all", "default", "mon0", "wire"] {
-            let key = format!("net/ipv6/conf/{scope}/disable_ipv6");
-            if netns.run(|| std::path::Path::new("/proc/sys").join(&key).exists()) {
-                netns.sysctl(&key, "0");
-            }
-        }
-    }
-    for (address, theirs) in OURS.iter().zip(["192.0.2.2/24", "2001:db8::2/64"]) {
-        lab.host
-            .ip(&["addr", "add", address, "dev", "mon0", "nodad"]);
-        lab.monitor
-            .ip(&["addr", "add", theirs, "dev", "wire", "nodad"]);
-    }
-    for (name, local, remote) in [
-        ("vx4", COLLECTOR[0], "192.0.2.1"),
-        ("vx6", COLLECTOR[1], "2001:db8::1"),
-    ] {
-        let port = if name == "vx4" { "4789" } else { "4790" };
-        lab.monitor.ip(&[
-            "link", "add", name, "type", "vxlan", "id", "77", "local", local, "remote", remote,
-            "dstport", port,
-        ]);
-        lab.monitor
-            .sysctl(&format!("net/ipv6/conf/{name}/disable_ipv6"), "1");
-        lab.monitor.ip(&["link", "set", name, "mtu", "9000", "up"]);
-    }
+    lab.add_collector();
     lab
-}
-
-/// What arrives at `eth0`, to the collector.
-fn vxlan(remote: &str) -> MirrorSpec {
-    let v6 = remote.contains(':');
-    MirrorSpec {
-        interface: "eth0".to_owned(),
-        direction: Direction::In.into(),
-        overlay: Some(MirrorOverlay {
-            kind: TunnelKind::Vxlan.into(),
-            remote: remote.to_owned(),
-            id: Some(77),
-            port: if v6 { 4790 } else { 0 },
-            ..MirrorOverlay::default()
-        }),
-        ..MirrorSpec::default()
-    }
 }
 
 fn dropped(status: &MirrorStatus, reason: &str) -> u64 {
@@ -92,7 +44,7 @@ fn a_vxlan_device_of_this_kernel_gets_every_frame_as_it_was() {
     need_root!();
     let lab = lab();
     for (remote, device) in COLLECTOR.iter().zip(["vx4", "vx6"]) {
-        lab.mirror("m", vxlan(remote));
+        lab.mirror("m", to_collector(remote));
         for tags in [vec![], vec![(0x8100, 7)], vec![(0x88a8, 9), (0x8100, 4094)]] {
             // With one tag not IP, else UDP.
             let headers = Headers {
@@ -148,7 +100,7 @@ fn frames_of_other_protocols_are_carried_too() {
         frames.push(frame);
     }
     for (remote, device) in COLLECTOR.iter().zip(["vx4", "vx6"]) {
-        lab.mirror("m", vxlan(remote));
+        lab.mirror("m", to_collector(remote));
         let sink = collect(&lab, device);
         send_frames(&lab.left, "wire", &frames);
         sink.wait_frames(frames.len() as u64, SOON);
@@ -168,7 +120,7 @@ fn production_is_safe_when_the_way_to_the_collector_is_congested_or_down() {
             let spec = MirrorSpec {
                 interface: interface.to_owned(),
                 direction: direction.into(),
-                ..vxlan(remote)
+                ..to_collector(remote)
             };
             lab.mirror("m", spec);
             let add = ["qdisc", "add", "dev", "mon0", "root", "tbf"];
@@ -199,7 +151,7 @@ fn production_is_safe_when_the_way_to_the_collector_is_congested_or_down() {
 fn without_a_way_copies_are_counted_and_production_passes() {
     need_root!();
     let lab = lab();
-    lab.mirror("m", vxlan(COLLECTOR[0]));
+    lab.mirror("m", to_collector(COLLECTOR[0]));
     let mut lost = 0;
     for round in 0..2 {
         Veth::down(&lab.host, "mon0");
@@ -237,7 +189,7 @@ fn without_a_way_copies_are_counted_and_production_passes() {
 fn a_next_host_that_does_not_answer_costs_production_nothing() {
     need_root!();
     let lab = lab();
-    lab.mirror("m", vxlan("192.0.2.77"));
+    lab.mirror("m", to_collector("192.0.2.77"));
     produce(&lab, 100);
     let status = lab.wait_status("m", "nobody answers", |s| {
         s.reason.contains("nobody answers for 192.0.2.77")
@@ -268,7 +220,7 @@ fn frames_beyond_the_mtu_are_cut_or_dropped_as_asked() {
     need_root!();
     let lab = lab();
     for (policy, carried) in [(MtuPolicy::Truncate, true), (MtuPolicy::Drop, false)] {
-        let mut spec = vxlan(COLLECTOR[0]);
+        let mut spec = to_collector(COLLECTOR[0]);
         spec.overlay.as_mut().expect("an overlay").mtu_policy = policy.into();
         lab.mirror("m", spec);
         let sink = collect(&lab, "vx4");
@@ -341,7 +293,7 @@ fn copies_to_devices_are_cut_to_the_snap_length() {
 fn packets_of_the_own_tunnel_are_not_copied_again() {
     need_root!();
     let lab = lab();
-    lab.mirror("m", vxlan(COLLECTOR[0]));
+    lab.mirror("m", to_collector(COLLECTOR[0]));
     let to = |address: [u8; 4], port: u16| {
         let mut frame = [
             &[2; 12][..],
@@ -376,7 +328,7 @@ fn a_mirror_of_its_own_way_out_makes_one_copy() {
     let spec = MirrorSpec {
         interface: "mon0".to_owned(),
         direction: Direction::Both.into(),
-        ..vxlan(COLLECTOR[0])
+        ..to_collector(COLLECTOR[0])
     };
     // So that no ARP is copied.
     lab.host
@@ -399,7 +351,7 @@ fn a_mirror_of_its_own_way_out_makes_one_copy() {
 fn a_mirror_goes_on_without_mirrord_and_is_taken_over() {
     need_root!();
     let mut lab = lab();
-    lab.mirror("m", vxlan(COLLECTOR[0]));
+    lab.mirror("m", to_collector(COLLECTOR[0]));
     let helper = |lab: &MirrorLab| {
         let links = lab.host.ip(&["-o", "link"]);
         let line = links
@@ -461,7 +413,7 @@ fn giants_of_tcp_arrive_as_packets() {
     ] {
         Veth::set_mtu(&lab.host, "mon0", mtu);
         Veth::set_mtu(&lab.monitor, "wire", mtu);
-        lab.mirror("m", vxlan(remote));
+        lab.mirror("m", to_collector(remote));
         let sink = collect(&lab, "wire");
         transfer(&lab);
         sink.wait_quiet(Duration::from_millis(300));
@@ -546,7 +498,7 @@ fn transfer(lab: &MirrorLab) {
 fn a_tunnel_device_that_the_kernel_cannot_make_is_refused_with_the_reason() {
     need_root!();
     let lab = lab();
-    let mut spec = vxlan(COLLECTOR[0]);
+    let mut spec = to_collector(COLLECTOR[0]);
     let overlay = spec.overlay.as_mut().expect("an overlay");
     (overlay.kind, overlay.id) = (TunnelKind::Gue.into(), None);
     "gue0".clone_into(&mut overlay.tunnel_device);

@@ -11,6 +11,9 @@ use crate::program::{Generation, Way, hash};
 /// Priority of our filters: behind those that somebody has put first on purpose, before all for which the kernel chose one.
 const PRIORITY: u16 = 41;
 
+/// What is said where links are asked for and cannot be.
+const NO_TCX: &str = "this kernel has no TCX links (Linux 6.6): leave --attach tcx and --order out";
+
 impl Way {
     /// The place of links.
     pub(crate) fn tcx(self) -> LinkHook {
@@ -64,21 +67,26 @@ impl Site<'_> {
         generation: &Generation,
         way: Way,
     ) -> Result<(Attachment, bool), Error> {
-        match self.spec.attach() {
-            Attach::Clsact => self.attach_filter(generation, way),
-            Attach::Tcx => self.attach_link(generation, way).map(|link| (link, false)),
-            Attach::Unspecified => match self.attach_link(generation, way) {
+        if self.spec.attach() == Attach::Clsact {
+            return self.attach_filter(generation, way);
+        }
+        match self.attach_link(generation, way) {
+            Err(Error::Socket(error)) if errno(&error) == Some(libc::EINVAL) => {
                 // A kernel without TCX knows no such place.
-                Err(Error::Socket(error)) if errno(&error) == Some(libc::EINVAL) => {
-                    self.attach_filter(generation, way)
+                if (self.spec.attach(), order(&self.spec.order))
+                    == (Attach::Unspecified, LinkOrder::Last)
+                {
+                    return self.attach_filter(generation, way);
                 }
-                done => done.map(|link| (link, false)),
-            },
+                Err(Error::Unsuitable(NO_TCX.to_owned()))
+            }
+            done => done.map(|link| (link, false)),
         }
     }
 
     fn attach_link(&self, generation: &Generation, way: Way) -> Result<Attachment, Error> {
         let (program, program_id) = generation.program(way)?;
+        check_order(self.spec, self.ifindex, way)?;
         let link = BpfLink::attach(program, self.ifindex, way.tcx(), order(&self.spec.order))?;
         let link_id = link.info()?.id;
         if self.persistent {
@@ -280,6 +288,36 @@ fn order(text: &str) -> LinkOrder {
         _ if text == "first" => LinkOrder::First,
         _ => LinkOrder::Last,
     }
+}
+
+/// Says which programs there are when an order is by one that is not among them.
+pub(crate) fn check_order(spec: &MirrorSpec, ifindex: u32, way: Way) -> Result<(), Error> {
+    let (LinkOrder::Before(id) | LinkOrder::After(id)) = order(&spec.order) else {
+        return Ok(());
+    };
+    let mut there = Vec::new();
+    let attached = match BpfLink::attached(ifindex, way.tcx()) {
+        Err(error) if errno(&error) == Some(libc::EINVAL) => {
+            return Err(Error::Unsuitable(NO_TCX.to_owned()));
+        }
+        done => done?,
+    };
+    for attached in attached {
+        if attached.program_id == id {
+            return Ok(());
+        }
+        there.push(attached.program_id.to_string());
+    }
+    let there = match there.as_slice() {
+        [] => "none".to_owned(),
+        there => there.join(", "),
+    };
+    Err(Error::Unsuitable(format!(
+        "order {}: there is no program {id} at {} {}, but {there}; say another --order, or --direction",
+        spec.order,
+        spec.interface,
+        way.name()
+    )))
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use fluxcap_proto::v1::{self, Hook, Latency, MirrorOutput, MirrorSpec, MirrorSta
 use fluxcap_service::{Refusal, Registry, State};
 use fluxcap_socket::{LinkWatch, poll};
 
+use crate::attach::check_order;
 use crate::counters::reader;
 use crate::error::Error;
 use crate::events::{Events, Turn};
@@ -56,7 +57,12 @@ fn try_check(job: &MirrorJob, spec: &MirrorSpec) -> Result<(), Error> {
     let source = links.find(&spec.interface)?;
     let mut target = target(spec, None);
     let outlets = match &source {
-        Some(source) => target.refresh(&mut links, source)?,
+        Some(source) => {
+            for way in ways(spec) {
+                check_order(spec, source.index, way)?;
+            }
+            target.refresh(&mut links, source)?
+        }
         None => Vec::new(),
     };
     let plan = Plan {

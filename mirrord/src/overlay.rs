@@ -18,7 +18,7 @@ pub(crate) use kernel::{TunnelKey, alias, guard, sweep, unguard};
 use crate::error::Error;
 use crate::target::{Devices, Home, Outlet, Target};
 use fluxcap_headers::tunnel::{Encap, TunnelKind};
-use fluxcap_proto::v1::{self, MirrorOutput, MirrorOverlay, MirrorSpec};
+use fluxcap_proto::v1::{self, Attach, MirrorOutput, MirrorOverlay, MirrorSpec};
 use fluxcap_socket::{Link, LinkWatch};
 use format::{Form, encap_spec};
 use kernel::Kernel;
@@ -30,6 +30,8 @@ pub(crate) struct Relay {
     /// None: it is only to be asked what the kernel says.
     home: Option<Home>,
     orders: Orders,
+    /// How the program is attached to the interface of its own.
+    attach: Attach,
     end: End,
     kernel: Option<Kernel>,
 }
@@ -81,6 +83,7 @@ impl Relay {
                 snaplen: spec.snaplen,
                 fuse_errors: spec.fuse.unwrap_or_default().errors_per_second,
             },
+            attach: spec.attach(),
             end,
             kernel: None,
         })
@@ -95,7 +98,7 @@ impl Relay {
             self.kernel = None;
         }
         if self.kernel.is_none() {
-            self.kernel = Some(Kernel::install(home, links, self.orders)?);
+            self.kernel = Some(Kernel::install(home, links, self.orders, self.attach)?);
             match &mut self.end {
                 End::Collector(collector) => collector.way = None,
                 End::Devices { known, .. } => known.clear(),

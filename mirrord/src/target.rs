@@ -81,9 +81,10 @@ pub(crate) fn same_target(a: &MirrorSpec, b: &MirrorSpec) -> bool {
             snaplen,
             ephemeral,
             fuse,
+            attach,
             ..
         } = spec.clone();
-        (ring, devices, overlay, snaplen, ephemeral, fuse)
+        (ring, devices, overlay, snaplen, ephemeral, fuse, attach)
     };
     key(a) == key(b)
 }

@@ -10,6 +10,7 @@ use crate::pins::Folder;
 use crate::program::hash;
 use crate::target::Home;
 use aya::maps::{Array, HashMap, Map, MapData};
+use fluxcap_proto::v1::Attach;
 use fluxcap_socket::{
     BpfLink, LinkHook, LinkKind, LinkOrder, LinkWatch, TcFilter, TcHook, TrafficControl,
     create_link, delete_link, set_alias,
@@ -112,6 +113,7 @@ impl Kernel {
         home: &Home,
         links: &mut LinkWatch,
         orders: Orders,
+        attach: Attach,
     ) -> Result<Kernel, Error> {
         let root = Folder::open(&home.bpffs)?;
         let folder = root.of_mirror(&home.name)?;
@@ -119,12 +121,21 @@ impl Kernel {
         let note = Note::read(&folder)?;
         let wanted = fingerprints(orders);
         let mut link = adopt(&folder, ifindex)?;
-        if link.is_none() && has_link(ifindex)? {
+        let linked = links_at(ifindex)?;
+        if link.is_none() && linked.is_some_and(|links| links > 0) {
             // Its name is not found; with the interface it goes.
             delete_link(ifindex)?;
             ifindex = helper(links, &home.name)?;
         }
-        let attached = link.is_some() || has_filter(ifindex)?;
+        let as_filter = match attach {
+            Attach::Tcx => false,
+            Attach::Clsact => true,
+            Attach::Unspecified => linked.is_none(),
+        };
+        let attached = match as_filter {
+            false => link.is_some(),
+            true => link.is_none() && has_filter(ifindex)?,
+        };
         let same = note.fingerprints == wanted && note.counters == counters_in_use(&folder);
         if !same || !attached || !root.has("tunnels") {
             // A program that does something else meets none of the old settings.
@@ -133,7 +144,7 @@ impl Kernel {
             {
                 maps.set_way(&Default::default())?;
             }
-            link = load((&root, &folder), orders, ifindex, link)?;
+            link = load((&root, &folder), orders, as_filter, ifindex, link)?;
         }
         if home.persistent
             && let Some(link) = &link
@@ -308,19 +319,19 @@ fn adopt(folder: &Folder, ifindex: u32) -> Result<Option<BpfLink>, Error> {
     Ok(None)
 }
 
-/// Whether something is attached to the interface by a link.
-fn has_link(ifindex: u32) -> Result<bool, Error> {
+/// How many programs are attached to the interface by links; `None` by a kernel without TCX.
+fn links_at(ifindex: u32) -> Result<Option<usize>, Error> {
     match BpfLink::attached(ifindex, LinkHook::TcxEgress) {
-        // A kernel without TCX knows no such place.
-        Err(error) if errno(&error) == Some(libc::EINVAL) => Ok(false),
-        done => Ok(!done?.is_empty()),
+        Err(error) if errno(&error) == Some(libc::EINVAL) => Ok(None),
+        done => Ok(Some(done?.len())),
     }
 }
 
-/// Loads a program and attaches it, in place of that of `link` if there is one. None: as a filter.
+/// Loads a program and attaches it, in place of what is there. None: as a filter.
 fn load(
     places: (&Folder, &Folder),
     orders: Orders,
+    as_filter: bool,
     ifindex: u32,
     link: Option<BpfLink>,
 ) -> Result<Option<BpfLink>, Error> {
@@ -329,21 +340,24 @@ fn load(
     let fd = program
         .fd()
         .map_err(|error| Error::kernel("use the relay program", error))?;
-    if let Some(link) = link {
-        link.replace(fd.as_fd())?;
-        return Ok(Some(link));
-    }
-    match BpfLink::attach(fd.as_fd(), ifindex, LinkHook::TcxEgress, LinkOrder::Last) {
-        Ok(link) => Ok(Some(link)),
-        // A kernel without TCX knows no such place.
-        Err(error) if errno(&error) == Some(libc::EINVAL) => {
-            let mut tc = TrafficControl::open()?;
-            tc.add_clsact(ifindex)?;
-            tc.set_filter(ifindex, TcHook::Egress, &filter(), fd.as_fd())?;
-            Ok(None)
+    if as_filter {
+        let mut tc = TrafficControl::open()?;
+        tc.add_clsact(ifindex)?;
+        tc.set_filter(ifindex, TcHook::Egress, &filter(), fd.as_fd())?;
+        // The link decides until it is gone, and then the filter does.
+        if let Some(link) = link {
+            link.detach()?;
+            places.1.remove(LINK)?;
         }
-        Err(error) => Err(error.into()),
+        return Ok(None);
     }
+    let link = match link {
+        Some(link) => link.replace(fd.as_fd()).map(|()| link),
+        None => BpfLink::attach(fd.as_fd(), ifindex, LinkHook::TcxEgress, LinkOrder::Last),
+    }?;
+    // With the qdisc goes a filter, which gets nothing any more.
+    TrafficControl::open()?.remove_clsact(ifindex)?;
+    Ok(Some(link))
 }
 
 fn filter() -> TcFilter {
