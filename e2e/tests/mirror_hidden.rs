@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use fluxcap_e2e::mirror::{COLLECTOR, MirrorLab, assert_closes, to_collector, to_device};
 use fluxcap_e2e::{Fluxctl, Generator, Sink, need_root, wait_until};
-use fluxcap_proto::v1::{Attach, Direction, MirrorSpec, State};
-use fluxcap_socket::{BpfLink, LinkHook};
+use fluxcap_proto::v1::{Attach, Direction, Hook, MirrorSpec, State};
+use fluxcap_socket::{BpfLink, LinkHook, LinkWatch};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 const SOON: Duration = Duration::from_secs(5);
@@ -188,6 +188,42 @@ fn a_filter_is_found_whatever_is_hidden() {
     lab.produce(&Generator::new(1).count(100));
     copies.wait_quiet(Duration::from_millis(100));
     assert_eq!(copies.stop().streams.len(), 0);
+}
+
+#[test]
+fn replication_by_xdp_waits_for_what_is_hidden() {
+    need_root!();
+    let mut lab = MirrorLab::new();
+    let spec = MirrorSpec {
+        hook: Hook::Xdp.into(),
+        direction: Direction::In.into(),
+        ..to_device("eth0", "mon0")
+    };
+    let program = |lab: &MirrorLab| {
+        let found = lab
+            .host
+            .run(|| LinkWatch::open().and_then(|mut all| all.find("eth0")));
+        found.expect("ask").expect("the interface").xdp_program
+    };
+    lab.create("m", spec).expect("the mirror is made");
+    let before = program(&lab);
+    assert_ne!(before, 0);
+    lab.mirrord.kill();
+    let path = lab.bpffs.path().to_owned();
+    let cover = Cover::mount(&path);
+    lab.mirrord.restart();
+    lab.wait_status("m", "it says why it waits", |s| {
+        s.state() == State::Waiting && s.reason.contains("mounted over its bpffs")
+    });
+    assert_eq!(program(&lab), before);
+    drop(cover);
+    // It holds the folder that is gone, until it is started again.
+    lab.mirrord.restart();
+    lab.wait_status("m", "it has its program again", |s| {
+        !s.attachments.is_empty() && s.attachments[0].program_id != 0
+    });
+    lab.delete("m");
+    assert_eq!(program(&lab), 0);
 }
 
 #[test]

@@ -129,6 +129,10 @@ fn production_is_safe_when_the_way_to_the_collector_is_congested_or_down() {
             lab.tc(&["qdisc", "del", "dev", "mon0", "root"]);
             let congested = lab.status("m");
             assert_closes(&congested);
+            println!(
+                "{interface} to {remote}: {} of {} copies handed over, {:?}",
+                congested.mirrored_frames, congested.seen_frames, congested.dropped_frames
+            );
             // The bridge sends frames of its own, too.
             assert!(congested.seen_frames >= 10_000, "{congested:#?}");
             // Noticed by nobody but the kernel, and then by mirrord.

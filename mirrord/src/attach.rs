@@ -198,6 +198,7 @@ impl Site<'_> {
                     self.folder.has(attachment.way.name()),
                 );
                 if self.persistent && !pinned {
+                    self.known.add(attachment.ifindex, attachment.link_id);
                     link.pin(&self.folder.path(name))?;
                 } else if !self.persistent && pinned {
                     self.folder.remove(name)?;

@@ -434,7 +434,7 @@ fn attach(program: std::os::fd::BorrowedFd<'_>, input: &Link) -> Result<(BpfLink
 /// The program of somebody else is never replaced.
 fn taken(link: &Link) -> Error {
     Error::Unsuitable(format!(
-        "{} has an XDP program of somebody else (identifier {}), and can have one only",
+        "{} has an XDP program of somebody else (identifier {}), or of an earlier mirrord, hidden by what was mounted over its bpffs; it can have one only",
         link.name, link.xdp_program
     ))
 }
