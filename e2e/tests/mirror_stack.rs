@@ -110,7 +110,8 @@ fn checksums_that_a_local_sender_left_open_are_made() {
         });
         assert_closes(&status);
         let frames = reader.take(usize::try_from(status.seen_frames).expect("few"), SOON);
-        assert_eq!(frames.len() as u64, status.seen_frames);
+        // The hosts go on asking for routers.
+        assert!(frames.len() as u64 >= status.seen_frames);
         for way in [Direction::In, Direction::Out] {
             let judged: Vec<_> = frames
                 .iter()

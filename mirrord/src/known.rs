@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use aya::programs::loaded_programs;
@@ -133,7 +134,9 @@ impl KnownLinks {
     /// All or nothing of it is there, whenever this process is killed.
     fn write(&self, known: &[Known]) -> io::Result<()> {
         if let Some(folder) = self.file.parent() {
-            fs::create_dir_all(folder)?;
+            // Whoever could write there could keep a mirror from beginning.
+            let mut builder = fs::DirBuilder::new();
+            builder.recursive(true).mode(0o700).create(folder)?;
         }
         let lines = known.iter().map(|k| format!("{} {}\n", k.ifindex, k.link));
         let mut next = self.file.clone().into_os_string();
