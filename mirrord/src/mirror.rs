@@ -19,7 +19,7 @@ use crate::known::{self, KnownLinks};
 use crate::overlay;
 use crate::pins::{Folder, unescape};
 use crate::program::{Generation, Plan, Way};
-use crate::target::{Home, Target, same_target, target};
+use crate::target::{Home, Target, other_device, same_target, target};
 use crate::xdp;
 
 /// Time between two looks at whether everything is still there.
@@ -179,6 +179,9 @@ impl<'w> Mirror<'w> {
         let (generation, spec) = self.worker.current();
         self.generation = generation;
         if !same_target(&self.spec, &spec) {
+            if other_device(&self.spec, &spec) {
+                self.target.remove();
+            }
             let home = home(self.job, self.worker.name(), &spec);
             self.target = target(&spec, Some(home));
         }
@@ -249,8 +252,9 @@ impl<'w> Mirror<'w> {
         }
         // The programs write into another buffer now: what is in the old one comes first.
         self.drain(Instant::now() + DRAIN);
-        let ring = self.events.take().map(Events::close);
-        let _ = ring;
+        if let Some(events) = self.events.take() {
+            events.close();
+        }
         let folder = installed_folder(&self.installed)?;
         let books = crate::counters::Books::open(folder)?;
         let mut events = Events::open(folder, books, &self.job.rings, self.worker.name())?;

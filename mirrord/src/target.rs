@@ -89,6 +89,15 @@ pub(crate) fn same_target(a: &MirrorSpec, b: &MirrorSpec) -> bool {
     key(a) == key(b)
 }
 
+/// Whether a tunnel device is left behind, or left for: nothing of the old target serves the new one, which would not know of it.
+pub(crate) fn other_device(old: &MirrorSpec, new: &MirrorSpec) -> bool {
+    let has_device = |spec: &MirrorSpec| {
+        let overlay = spec.overlay.as_ref();
+        overlay.is_some_and(|overlay| !overlay.tunnel_device.is_empty())
+    };
+    (has_device(old) || has_device(new)) && old.overlay != new.overlay
+}
+
 /// The buffer to user space; the thread of the mirror does the rest.
 struct Ring;
 
@@ -213,6 +222,32 @@ mod tests {
         };
         let (outlet, (_, reason)) = judge("eth2", Some(&down), &source).expect("it may come up");
         assert!(outlet.down && reason.contains("ip link set eth2 up"));
+    }
+
+    #[test]
+    fn a_tunnel_device_goes_when_anything_about_it_changes() {
+        let spec = |remote: &str, tunnel_device: &str| MirrorSpec {
+            overlay: Some(v1::MirrorOverlay {
+                remote: remote.to_owned(),
+                tunnel_device: tunnel_device.to_owned(),
+                ..Default::default()
+            }),
+            ..MirrorSpec::default()
+        };
+        let device = spec("192.0.2.9", "gue1");
+        assert!(other_device(&device, &spec("192.0.2.9", "gue2")));
+        assert!(other_device(&device, &spec("192.0.2.8", "gue1")));
+        assert!(other_device(&device, &spec("192.0.2.9", "")));
+        assert!(other_device(&spec("192.0.2.9", ""), &device));
+        let cut = MirrorSpec {
+            snaplen: 96,
+            ..device.clone()
+        };
+        assert!(!other_device(&device, &cut));
+        assert!(!other_device(
+            &spec("192.0.2.9", ""),
+            &spec("192.0.2.8", "")
+        ));
     }
 
     #[test]
