@@ -77,6 +77,7 @@ fn wait(worker: &MirrorWorker, mut mirror: Option<&mut Mirror>) {
         }
         let mut descriptors = vec![worker.wake_fd()];
         if let Some(mirror) = &mut mirror {
+            let mut broken = false;
             let moved = mirror
                 .events
                 .as_mut()
@@ -94,13 +95,14 @@ fn wait(worker: &MirrorWorker, mut mirror: Option<&mut Mirror>) {
                     }
                     continue;
                 }
-                Err(error) => tracing::warn!(%error, "cannot read the buffer of a mirror"),
-            }
-            if let Some(events) = &mut mirror.events {
-                left = events.rest(left).unwrap_or(left);
+                // The next look at everything tells of it; what is in the buffer must not keep poll from sleeping until then.
+                Err(_) => broken = true,
             }
             descriptors.push(mirror.links.as_fd());
-            descriptors.extend(mirror.events.as_ref().map(Events::fd));
+            if let Some(events) = mirror.events.as_mut().filter(|_| !broken) {
+                left = events.rest(left).unwrap_or(left);
+                descriptors.push(events.fd());
+            }
         }
         let ready = poll(&descriptors, left).unwrap_or_default();
         if ready.readable(0) || ready.readable(1) {
