@@ -405,7 +405,7 @@ impl Path {
             let kind: [u8; 2] = if version == 6 { [0x86, 0xdd] } else { [8, 0] };
             scratch.extend([0; ETHERNET_LEN - 2]);
             scratch.extend(kind);
-            wire_len += 14;
+            wire_len = wire_len.saturating_add(14);
         }
         scratch.extend_from_slice(event.frame);
         if unmade && has_partial_checksum(scratch) {

@@ -354,7 +354,7 @@ impl Settings {
             let left = spec.expires_ns.saturating_sub(realtime_ns());
             settings
                 .longs
-                .push(("expires", boottime_ns() + left.max(1)));
+                .push(("expires", boottime_ns().saturating_add(left.max(1))));
         }
         settings
     }
