@@ -1,7 +1,9 @@
 //! Command line of mirrord.
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
-use fluxcap_options::{ClassicArgs, MirrorArgs, MirrorWork, UsageError, default_mirror_name};
+use fluxcap_options::{
+    ClassicArgs, MirrorArgs, MirrorWork, UsageError, default_mirror_name, each_with_its_name,
+};
 use fluxcap_proto::v1::MirrorSpec;
 use fluxcap_service::ServiceArgs;
 use std::path::PathBuf;
@@ -67,7 +69,7 @@ impl Args {
             let spec = self.options.to_spec(&work.interface, target, &old)?;
             Ok((default_mirror_name(&spec), spec))
         });
-        specs.collect()
+        each_with_its_name(specs.collect::<Result<_, UsageError>>()?)
     }
 }
 
@@ -104,6 +106,9 @@ mod tests {
     fn options_that_make_no_sense_are_refused() {
         assert!(specs(&["--mirror", "eth0:ring:web", "--ttl", "5"]).is_err());
         assert!(specs(&["--snaplen", "96"]).is_err());
+        let same = ["eth0:gue:192.0.2.9", "eth0:gue:192.0.2.9:7080"];
+        let same = same.map(|work| ["--mirror", work]).concat();
+        assert!(specs(&same).is_err_and(|error| error.to_string().contains("eth0-gue-192-0-2-9")));
         assert_eq!(specs(&[]), Ok(Vec::new()));
     }
 

@@ -1,7 +1,7 @@
 //! Command line of rxd.
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
-use fluxcap_options::{CaptureArgs, CaptureWork, UsageError};
+use fluxcap_options::{CaptureArgs, CaptureWork, UsageError, each_with_its_name};
 use fluxcap_proto::v1::CaptureSpec;
 use fluxcap_service::ServiceArgs;
 
@@ -43,11 +43,8 @@ impl Args {
         let works: Result<Vec<CaptureWork>, UsageError> =
             self.capture.iter().map(|text| text.parse()).collect();
         let specs = works.and_then(|works| {
-            Ok(works
-                .iter()
-                .map(CaptureWork::default_name)
-                .zip(self.options.to_specs(&works)?)
-                .collect())
+            let names = works.iter().map(CaptureWork::default_name);
+            each_with_its_name(names.zip(self.options.to_specs(&works)?).collect())
         });
         specs.unwrap_or_else(|error| {
             Args::command()

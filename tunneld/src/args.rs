@@ -1,7 +1,7 @@
 //! Command line of tunneld.
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
-use fluxcap_options::{ReceiveWork, SendWork, TunnelSetArgs, UsageError};
+use fluxcap_options::{ReceiveWork, SendWork, TunnelSetArgs, UsageError, each_with_its_name};
 use fluxcap_proto::v1::{TunnelReceive, TunnelSpec};
 use fluxcap_service::ServiceArgs;
 
@@ -58,7 +58,7 @@ impl Args {
             .map(SendWork::default_name)
             .chain(receives.map(|(work, receive)| work.default_name(first_ring(receive))))
             .collect();
-        Ok(names.into_iter().zip(specs).collect())
+        each_with_its_name(names.into_iter().zip(specs).collect())
     }
 }
 

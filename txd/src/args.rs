@@ -1,7 +1,7 @@
 //! Command line of txd.
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
-use fluxcap_options::{TransmitArgs, TransmitWork, UsageError};
+use fluxcap_options::{TransmitArgs, TransmitWork, UsageError, each_with_its_name};
 use fluxcap_proto::v1::TransmitSpec;
 use fluxcap_service::ServiceArgs;
 
@@ -41,11 +41,8 @@ impl Args {
         let works: Result<Vec<TransmitWork>, UsageError> =
             self.transmit.iter().map(|text| text.parse()).collect();
         let specs = works.and_then(|works| {
-            Ok(works
-                .iter()
-                .map(TransmitWork::default_name)
-                .zip(self.options.to_specs(&works)?)
-                .collect())
+            let names = works.iter().map(TransmitWork::default_name);
+            each_with_its_name(names.zip(self.options.to_specs(&works)?).collect())
         });
         specs.unwrap_or_else(|error| {
             Args::command()

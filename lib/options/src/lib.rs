@@ -60,7 +60,7 @@ pub use tunnel::{
     TunnelKindArg, TunnelReceiveArgs, TunnelSendArgs, TunnelSetArgs, decap_spec, encap_spec,
     parse_mac, remote_address, tunnel_kind_word, validate_tunnel,
 };
-pub use work::{CaptureWork, TransmitWork, default_name};
+pub use work::{CaptureWork, TransmitWork, default_name, each_with_its_name};
 
 /// Why options or their values cannot be used. The text is for the person who typed them and says what would do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -85,6 +85,25 @@ impl FromStr for TransmitWork {
     }
 }
 
+/// What a daemon's command line asks for, by name.
+///
+/// # Errors
+/// Two of the same name that differ: the second would silently take the place of the first.
+pub fn each_with_its_name<S: PartialEq>(
+    works: Vec<(String, S)>,
+) -> Result<Vec<(String, S)>, UsageError> {
+    for (index, (name, spec)) in works.iter().enumerate() {
+        let before = &works[..index];
+        if before.iter().any(|it| it.0 == *name && it.1 != *spec) {
+            return Err(UsageError::Work {
+                text: name.clone(),
+                problem: "two would get this name and differ; leave one to fluxctl, which takes --name",
+            });
+        }
+    }
+    Ok(works)
+}
+
 /// The parts of a comma separated list; `None` when one is empty.
 pub(crate) fn split_list(text: &str) -> Option<Vec<String>> {
     let parts: Vec<String> = text.split(',').map(str::to_owned).collect();
