@@ -23,8 +23,8 @@ const SHOW: Duration = Duration::from_millis(200);
 const LOOK: Duration = Duration::from_secs(1);
 /// Sleep between two looks for a ring that is missing.
 const RING_RETRY: Duration = Duration::from_millis(50);
-/// How long a capture that ends takes in what the kernel still holds.
-const DRAIN: Duration = Duration::from_millis(1000);
+/// How long a capture that ends takes in what the kernel still holds, at most.
+const DRAIN: Duration = Duration::from_millis(500);
 
 /// The work of rxd.
 #[derive(Debug)]
@@ -379,6 +379,7 @@ impl<'w> Capture<'w> {
     /// The end: takes in what the kernel still holds, bounded in time, and closes the ring's books.
     fn finish(&mut self) {
         let end = Instant::now() + DRAIN;
+        self.lanes.iter().for_each(Lane::take_no_more);
         // The block that the kernel is filling is handed over after the retire time-out: until then frames are still to come.
         let patience = Duration::from_micros(u64::from(self.spec.block_retire_us).max(1000)) * 2;
         let quiet = Instant::now() + patience;

@@ -159,6 +159,11 @@ impl Lane {
         }
     }
 
+    /// Lets no more frames in.
+    pub(crate) fn take_no_more(&self) {
+        self.taps.iter().for_each(Tap::take_no_more);
+    }
+
     /// Takes what the sockets hold, until then.
     pub(crate) fn drain(&mut self, ring: &SharedRing, live: &CaptureLive, end: Instant) {
         self.taps

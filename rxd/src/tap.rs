@@ -9,8 +9,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long an interface that is let go is still read.
-const DRAIN: Duration = Duration::from_secs(1);
+/// How long an interface that is let go is still read, at most.
+const DRAIN: Duration = Duration::from_millis(500);
 /// Bytes of a LOSS record.
 const LOSS_RECORD: usize = 48;
 
@@ -118,8 +118,16 @@ impl Tap {
         }
     }
 
+    /// Lets no more frames in: it is to be closed, and would be read for ever while frames pour in.
+    pub(crate) fn take_no_more(&self) {
+        if let Err(error) = self.socket.take_no_more() {
+            tracing::warn!(%error, "frames come in until the socket is closed");
+        }
+    }
+
     /// Takes what the socket still holds, bounded in time, and counts the rest as lost: it is to be closed.
     pub(crate) fn detach(&mut self, ring: &SharedRing, live: &CaptureLive) {
+        self.take_no_more();
         self.drain(ring, live, Instant::now() + DRAIN);
         self.count(&mut ring.lock(), live, Backlog::IsLost);
     }

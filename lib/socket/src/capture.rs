@@ -255,6 +255,14 @@ impl PacketCapture {
         SockFilter::attach(filter, self.as_fd()).map_err(failed)
     }
 
+    /// Takes no frame from now on. Those that wait in the ring can still be read, and only they are in the statistics.
+    ///
+    /// # Errors
+    /// [`Error::Interface`] when the kernel refuses.
+    pub fn take_no_more(&self) -> Result<(), Error> {
+        self.set_filter(Some(&SockFilter::NOTHING))
+    }
+
     /// The pending error of the socket, if there is one; clears it.
     ///
     /// ENETDOWN comes once when the interface goes down or away. After "down" the socket goes on by itself

@@ -73,6 +73,18 @@ impl Receiver {
             Receiver::Xdp(_) => Ok(false),
         }
     }
+
+    /// Takes no frame from now on; those that wait can still be read. AF_XDP sockets have no such thing: they take frames until they
+    /// are closed.
+    ///
+    /// # Errors
+    /// As [`PacketCapture::take_no_more`].
+    pub fn take_no_more(&self) -> Result<(), Error> {
+        match self {
+            Receiver::Packet(capture) => capture.take_no_more(),
+            Receiver::Xdp(_) => Ok(()),
+        }
+    }
 }
 
 impl AsFd for Receiver {

@@ -89,6 +89,29 @@ fn every_vlan_tag_comes_back_byte_exact() {
 }
 
 #[test]
+fn a_capture_that_takes_no_more_still_has_what_came_before() {
+    in_namespace(|| {
+        let (a, b) = veth_pair();
+        let mut capture = capture_on(&a);
+        let mut transmit = Sendmmsg::open(b.index, false).unwrap();
+        let frames: Vec<_> = (0..40).map(|n| numbered(n, 60)).collect();
+        send(&mut transmit, &frames[..20]);
+        wait_until("the first half is with the capture", || {
+            link("a").rx_packets == 20
+        });
+        capture.take_no_more().unwrap();
+        send(&mut transmit, &frames[20..]);
+        wait_until("the other half has come, too", || {
+            link("a").rx_packets == 40
+        });
+        let seen = read(&mut capture, 20);
+        let seen: Vec<_> = seen.iter().map(|seen| seen.data.clone()).collect();
+        assert_eq!(seen, frames[..20]);
+        assert_eq!(capture.statistics().unwrap().packets, 20);
+    });
+}
+
+#[test]
 fn overflow_is_counted_to_the_frame_and_capture_goes_on() {
     in_namespace(|| {
         let (a, b) = veth_pair();
