@@ -24,6 +24,9 @@ const TICK_NS: u64 = 200_000;
 const LONGEST_LAG_NS: u64 = 3_000_000;
 /// SCHED_FIFO: taps do not wait for the host that they lead to.
 const PRIORITY: &str = "10";
+/// A source that has sent for so long without a pause makes one of a twentieth of it. The interrupts of a network card leave that much of a
+/// CPU, too, and whoever is on it can go.
+const BREATH_NS: u64 = 2_000_000;
 
 /// What to send.
 #[derive(Clone, Copy, Debug)]
@@ -192,14 +195,20 @@ pub(crate) fn paced(
     let pace = Pace::of(rate);
     let begin = now_ns();
     let end = begin + u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX / 2);
-    let mut due = begin;
+    let (mut due, mut rested) = (begin, begin);
     loop {
         let now = now_ns();
         if now >= end {
             break;
         }
+        if now >= rested + BREATH_NS {
+            sleep_until((now + BREATH_NS / 20).min(end));
+            rested = now_ns();
+            continue;
+        }
         if now < due {
             sleep_until(due.min(end));
+            rested = now_ns();
             continue;
         }
         sent.refused += burst(sent.frames, pace.burst, now)?;
