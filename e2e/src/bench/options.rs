@@ -12,7 +12,7 @@ use crate::bench::{production, tunnel};
 #[derive(Clone, Debug, Parser)]
 #[command(
     name = "bench",
-    after_help = "Examples:\n  deploy/bench                       everything, 10 to 15 minutes\n  deploy/bench --quick               the same in less than 2 minutes, roughly\n  \
+    after_help = "Examples:\n  deploy/bench                       everything, 10 minutes\n  deploy/bench --quick               the same in less than 2 minutes, roughly\n  \
     FLUXCAP_C=./fluxcap deploy/bench   with fluxcap 3.2 beside it\n  deploy/bench --only overload\n  \
     deploy/bench --only rate --sizes 64 --systems 'fluxcap auto,tc mirred'\n  deploy/bench --soak 10m            10 minutes at 80 % of the highest rate without loss"
 )]
@@ -113,7 +113,7 @@ impl Options {
         if !self.wants(Part::Tunnel) {
             return Vec::new();
         }
-        let mut cells = tunnels(self.quick);
+        let mut cells = tunnels(self.quick, self.only.contains(&Part::Tunnel));
         for cell in &mut cells {
             cell.kinds.retain(|kind| is_in(&self.shapes, kind.name()));
             cell.sizes.retain(|(size, _)| is_in(&self.sizes, size));

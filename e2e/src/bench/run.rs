@@ -25,6 +25,8 @@ const FIRST: f64 = 250_000.0;
 const FAILED_STARTS: usize = 2;
 /// Short trials of a search.
 const TRIALS: usize = 10;
+/// The same when something is known of another size or another kind of far end.
+const TRIALS_FROM_HINT: usize = 7;
 /// The same when the rate is known from the round before.
 const TRIALS_AGAIN: usize = 3;
 /// Overload is so many times the highest rate without loss.
@@ -139,7 +141,11 @@ impl Runner {
             mix,
             system,
             hint,
-            trials: if again { TRIALS_AGAIN } else { TRIALS },
+            trials: match hint {
+                Some(_) if again => TRIALS_AGAIN,
+                Some(_) => TRIALS_FROM_HINT,
+                None => TRIALS,
+            },
             figures: BTreeMap::new(),
             notes: Vec::new(),
             unpaid: Vec::new(),
