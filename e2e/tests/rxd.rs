@@ -366,17 +366,20 @@ fn captures_come_back_after_a_restart_and_a_kill() {
     let report = sink.stop();
     report.stream(2).assert_sound();
     let missing = report.stream(2).missing(&sent);
-    let source = lab.json(&["ring", "show", "cisco"])["status"]["sources"][0].clone();
+    let ring = lab.json(&["ring", "show", "cisco"])["status"].clone();
+    let source = &ring["sources"][0];
     println!(
         "missing {missing}, longest silence {:?}; counted: {source}",
         report.stream(2).longest_silence
     );
     assert!(missing > 0 && missing < 40_000);
     assert_eq!(source["uncertain"], 1);
-    let counted = source["missed_frames"].as_u64().expect("number");
+    // What had been read out of the kernel's block and not published yet died with rxd: up to a whole block under load.
+    let killed = ring["dropped_frames"]["killed"].as_u64().unwrap_or(0);
+    let counted = source["missed_frames"].as_u64().expect("number") + killed;
     assert!(
         counted.abs_diff(missing) <= missing / 20 + 64,
-        "{counted} counted, {missing} missing"
+        "{counted} counted, {killed} of them killed, {missing} missing"
     );
     lab.audit();
 }
