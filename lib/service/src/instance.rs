@@ -10,7 +10,14 @@ use std::{
     io::{ErrorKind, Read, Seek, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::Path,
+    thread,
+    time::{Duration, Instant},
 };
+
+/// How long a predecessor that was killed may take to be gone: the kernel takes its sockets and programs apart first.
+const ENDING: Duration = Duration::from_secs(1);
+/// How often it is looked for meanwhile.
+const STEP: Duration = Duration::from_millis(10);
 
 /// The lock of a run directory, held until it is dropped or the process dies.
 #[derive(Debug)]
@@ -39,7 +46,7 @@ impl InstanceLock {
             .mode(0o640)
             .open(&path)
             .map_err(failed("open lock file"))?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        match lock(&file) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => {
                 let mut text = String::new();
@@ -64,6 +71,17 @@ impl InstanceLock {
             tracing::warn!(path = %path.display(), %error, "cannot write the pid into the lock file");
         }
         Ok(InstanceLock { _file: file })
+    }
+}
+
+/// Locks the file; waits a little for one that holds it and may be ending.
+fn lock(file: &File) -> Result<(), Errno> {
+    let begun = Instant::now();
+    loop {
+        match flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) if begun.elapsed() < ENDING => thread::sleep(STEP),
+            done => return done,
+        }
     }
 }
 
@@ -100,6 +118,18 @@ mod tests {
         InstanceLock::acquire(dir.path(), "otherd").expect("another daemon");
         drop(first);
         InstanceLock::acquire(dir.path(), "testd").expect("after the first has gone");
+    }
+
+    #[test]
+    fn one_that_is_ending_is_waited_for() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let first = InstanceLock::acquire(dir.path(), "testd").expect("first instance");
+        let ending = thread::spawn(move || {
+            thread::sleep(ENDING / 10);
+            drop(first);
+        });
+        InstanceLock::acquire(dir.path(), "testd").expect("the second waits for it");
+        ending.join().expect("the first has ended");
     }
 
     #[test]
