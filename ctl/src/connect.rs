@@ -102,6 +102,9 @@ pub(crate) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Res
         .block_on(work)
 }
 
+/// What to do when a socket may not be used.
+pub(crate) const JOIN_GROUP: &str = "become root, or join the group that owns the socket";
+
 /// The system call error at the bottom of a connection error.
 fn io_cause(error: &tonic::transport::Error) -> Option<io::ErrorKind> {
     let mut cause = error.source();
@@ -125,7 +128,7 @@ fn unreachable(daemon: &str, socket: &Path, cause: Option<io::ErrorKind>) -> Fai
         _ => (Code::Unreachable, "cannot be connected to"),
     };
     let hint = match code {
-        Code::Denied => "become root, or join the group that owns the socket".to_owned(),
+        Code::Denied => JOIN_GROUP.to_owned(),
         _ => format!(
             "start it: systemctl start fluxcap-{daemon}, or {daemon} by hand; \
              if it runs with another --run-dir, give that one here or in FLUXCAP_RUN_DIR"

@@ -85,6 +85,12 @@ impl Failure {
         let name = object.rsplit(' ').next().unwrap_or(object);
         let message = match status.message() {
             "" => format!("{object}: {}", status.code().description()),
+            // What the client says itself.
+            "Timeout expired" => {
+                return Failure::new(code, format!("{object}: no answer in time")).hint(
+                    "see whether the daemon is well: fluxctl status; or wait longer: --timeout 30s",
+                );
+            }
             text if names(text, name) => text.to_owned(),
             text => format!("{object}: {text}"),
         };
@@ -159,12 +165,17 @@ fn names(text: &str, name: &str) -> bool {
     })
 }
 
-/// The name among `candidates` that `wrong` was probably meant to be: at most two letters differ (one in short names).
+/// The name among `candidates` that `wrong` was probably meant to be: at most two letters differ, one in short names, and none in those of
+/// one or two letters, which are all alike.
 pub(crate) fn nearest<'a>(
     wrong: &str,
     candidates: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {
-    let limit = if wrong.chars().count() > 3 { 2 } else { 1 };
+    let limit = match wrong.chars().count() {
+        0..=2 => return None,
+        3 => 1,
+        _ => 2,
+    };
     candidates
         .into_iter()
         .map(|candidate| (distance(wrong, candidate), candidate))
@@ -233,6 +244,7 @@ mod tests {
         assert_eq!(short.message, "mirror eth0: no interface eth0.5");
         let long = Failure::from_status("ring shm:a", &Status::not_found("no ring shm:a."));
         assert_eq!(long.message, "no ring shm:a.");
+        assert_eq!(message("Timeout expired"), "ring cisco: no answer in time");
     }
 
     #[test]
@@ -249,6 +261,7 @@ mod tests {
         assert_eq!(nearest("del", names), Some("dell"));
         assert_eq!(nearest("arista", names), None);
         assert_eq!(nearest("", names), None);
+        assert_eq!(nearest("b1", ["b2", "a"]), None);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `fluxctl status`: all daemons at a glance.
 
-use crate::connect::{Globals, block_on, is_there};
+use crate::connect::{Globals, JOIN_GROUP, block_on, is_there};
 use crate::exit::{Code, Failure};
 use crate::names;
 use crate::output::{Block, Report, print};
@@ -176,10 +176,11 @@ impl Status {
     fn verdict(&self) -> Result<(), Failure> {
         let ill = self.daemons.iter().find_map(|daemon| {
             let code = daemon.code?;
-            Some(
-                Failure::new(code, daemon.error.clone().unwrap_or_default())
-                    .hint(restart_hint(&daemon.name)),
-            )
+            let hint = match code {
+                Code::Denied => JOIN_GROUP.to_owned(),
+                _ => restart_hint(&daemon.name),
+            };
+            Some(Failure::new(code, daemon.error.clone().unwrap_or_default()).hint(hint))
         });
         if let Some(failure) = ill {
             return Err(failure);
@@ -348,6 +349,21 @@ mod tests {
             ..stopped("rxd")
         };
         assert_eq!(code(vec![serving("ringd"), dead]), Some(Code::Unreachable));
+    }
+
+    #[test]
+    fn a_socket_that_may_not_be_used_is_no_matter_for_systemd() {
+        let denied = DaemonStatus {
+            code: Some(Code::Denied),
+            health: "unreachable",
+            started: true,
+            ..stopped("rxd")
+        };
+        let status = Status {
+            daemons: vec![denied],
+        };
+        let hint = status.verdict().map_err(|failure| failure.hint);
+        assert_eq!(hint, Err(JOIN_GROUP.to_owned()));
     }
 
     #[test]

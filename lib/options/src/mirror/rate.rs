@@ -73,7 +73,8 @@ fn split_unit(unit: &str) -> Result<(u64, Kind), &'static str> {
     }
     match unit.to_ascii_lowercase().ends_with("bps") {
         true => Err("bps is read as bits by some and as bytes by others"),
-        false => Err("the unit is missing"),
+        false if unit.is_empty() => Err("the unit is missing"),
+        false => Err("units are pps and bit, with k, M, G or T before them"),
     }
 }
 
