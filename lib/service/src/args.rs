@@ -1,5 +1,6 @@
 //! Options that every daemon has.
 
+use crate::logging;
 use clap::{Args, ValueEnum};
 use rustix::fs::{stat, statfs};
 use std::path::{Path, PathBuf};
@@ -47,7 +48,8 @@ pub struct ServiceArgs {
         long,
         env = "FLUXCAP_LOG",
         value_name = "LEVEL",
-        default_value = "info"
+        default_value = "info",
+        value_parser = logging::level
     )]
     pub log_level: String,
     /// How log lines look

@@ -7,7 +7,20 @@ use std::{
     io::{IsTerminal, stderr},
     panic, process, thread,
 };
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
+
+/// Checks `--log-level`. A word that is no level would be taken for the name of a module, and silence all others.
+pub(crate) fn level(text: &str) -> Result<String, Error> {
+    let known = |part: &str| part.contains('=') || part.parse::<LevelFilter>().is_ok();
+    match text {
+        // A variable that is empty.
+        "" => Ok("info".to_owned()),
+        _ if text.split(',').all(known) => Ok(text.to_owned()),
+        _ => Err(Error::LogLevel {
+            text: text.to_owned(),
+        }),
+    }
+}
 
 /// Sends events of `--log-level` and above to standard error. Does nothing when a subscriber is there already.
 pub(crate) fn init(args: &ServiceArgs) -> Result<(), Error> {
@@ -46,4 +59,20 @@ pub(crate) fn abort_on_panic() {
         }
         process::abort();
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_that_is_no_level_is_refused_rather_than_silence_the_log() {
+        for text in ["info", "debug", "warn,rxd=trace", "off"] {
+            assert_eq!(level(text).ok().as_deref(), Some(text));
+        }
+        assert_eq!(level("").ok().as_deref(), Some("info"));
+        for text in ["bogus", "infoo", "warn,bogus"] {
+            assert!(level(text).is_err(), "{text}");
+        }
+    }
 }
