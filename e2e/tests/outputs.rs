@@ -179,6 +179,30 @@ fn an_output_that_goes_away_under_load_costs_the_other_nothing_and_is_served_aga
 }
 
 #[test]
+fn an_output_that_is_renamed_goes_on_and_says_so() {
+    need_root!();
+    let lab = replicating(&outputs(2), &[]);
+    let sinks: Vec<_> = lab.outputs.iter().map(|port| port.sink()).collect();
+    Veth::rename(&lab.host, "out1", "out9");
+    wait_until(SOON, "the new name is shown", || {
+        interface(&lab, 1)["reason"] == "out1 is renamed to out9"
+    });
+    let status = lab.json(&["tx", "show", "all"])["status"].clone();
+    assert_eq!(status["state"], "running", "{status}");
+    assert_eq!(status["reason"], "out1 is renamed to out9");
+    let sent = lab.taps[0].send(&Generator::new(1).rate(20_000).count(2_000));
+    for sink in sinks {
+        sink.wait_quiet(QUIET);
+        sink.stop().assert_exactly(1, &sent);
+    }
+    Veth::rename(&lab.host, "out9", "out1");
+    wait_until(SOON, "the remark is gone", || {
+        interface(&lab, 1)["reason"] == ""
+    });
+    lab.audit();
+}
+
+#[test]
 fn frames_are_cut_for_the_output_with_the_smaller_mtu_only() {
     need_root!();
     let lab = replicating(&outputs(2), &["--oversize", "truncate"]);

@@ -38,7 +38,7 @@ pub(crate) struct Input {
     opened: Vec<Receiver>,
     refused: Option<Refused>,
     /// What the operator should know about the interface; often nothing.
-    remark: &'static str,
+    remark: String,
     /// Whether the kernel applies the filter.
     filters_in_kernel: bool,
     counts: Arc<InterfaceCounts>,
@@ -71,7 +71,7 @@ impl Input {
             link: None,
             opened: Vec::new(),
             refused: None,
-            remark: "",
+            remark: String::new(),
             filters_in_kernel: false,
             counts: Arc::default(),
             status: v1::CaptureInterfaceStatus {
@@ -315,10 +315,10 @@ impl Input {
 
     fn show_link(&mut self) {
         let Some(link) = &self.link else { return };
-        let remark = if link.name == self.name {
-            self.remark.to_owned()
+        let remark = if link.is_called(&self.name) {
+            self.remark.clone()
         } else {
-            format!("renamed to {}", link.name)
+            format!("{} is renamed to {}", self.name, link.name)
         };
         let (state, reason) = match (link.up, link.carrier) {
             (false, _) => (State::Waiting, is_down(&link.name)),
@@ -374,15 +374,14 @@ fn is_down(name: &str) -> String {
 }
 
 /// A word on offloads that change frames before they are captured. An interface that cannot be asked is not remarked on.
-fn remark(name: &str) -> &'static str {
-    match offloads(name) {
-        Ok(on) if on.gro && on.lro => {
-            "frames may come glued together: ethtool -K IFACE gro off lro off"
-        }
-        Ok(on) if on.gro => "frames may come glued together: ethtool -K IFACE gro off",
-        Ok(on) if on.lro => "frames may come glued together: ethtool -K IFACE lro off",
-        _ => "",
-    }
+fn remark(name: &str) -> String {
+    let off = match offloads(name) {
+        Ok(on) if on.gro && on.lro => "gro off lro off",
+        Ok(on) if on.gro => "gro off",
+        Ok(on) if on.lro => "lro off",
+        _ => return String::new(),
+    };
+    format!("frames may come glued together: ethtool -K {name} {off}")
 }
 
 /// All frames of an interface that the ring's counters know of.

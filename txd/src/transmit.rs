@@ -207,6 +207,7 @@ impl<'w> Transmit<'w> {
         };
         let remark = Some(self.placement.remark()).filter(|remark| !remark.is_empty());
         reasons.extend(remark.map(str::to_owned));
+        reasons.extend(self.outputs.list().iter().filter_map(Output::remark));
         self.worker.set_state(state, reasons.join("; "));
         let outputs = self.outputs.list().iter();
         let interfaces = outputs

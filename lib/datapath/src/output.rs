@@ -89,6 +89,12 @@ impl Output {
         }
     }
 
+    /// What else is to be said of an output that works.
+    pub fn remark(&self) -> Option<String> {
+        let link = self.link.as_ref()?;
+        (!link.is_called(&self.name)).then(|| format!("{} is renamed to {}", self.name, link.name))
+    }
+
     /// What is shown of it, without counters.
     pub fn status(&self) -> v1::TransmitInterfaceStatus {
         let (ifindex, mtu) = self
@@ -103,7 +109,7 @@ impl Output {
         v1::TransmitInterfaceStatus {
             name: self.name.clone(),
             state: v1::State::from(state).into(),
-            reason: reason.unwrap_or_default(),
+            reason: reason.or_else(|| self.remark()).unwrap_or_default(),
             ifindex,
             mtu,
             io: self.io.map_or("", Io::as_str).to_owned(),
