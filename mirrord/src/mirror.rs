@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use fluxcap_datapath::Placement;
 use fluxcap_proto::v1::{self, Hook, Latency, MirrorOutput, MirrorSpec, MirrorStatus};
 use fluxcap_service::{Refusal, Registry, State};
-use fluxcap_socket::{LinkWatch, poll};
+use fluxcap_socket::{LinkWatch, poll, trim_memory};
 
 use crate::attach::check_order;
 use crate::counters::reader;
@@ -72,7 +72,9 @@ fn try_check(job: &MirrorJob, spec: &MirrorSpec) -> Result<(), Error> {
         relayed: target.relayed(),
         ways: &ways(spec),
     };
-    Generation::load(plan, None).map(drop)
+    let checked = Generation::load(plan, None).map(drop);
+    trim_memory();
+    checked
 }
 
 /// Refuses what [`remove`] could not do: programs that are out of reach would go on copying, and nobody would know.
@@ -218,6 +220,9 @@ impl<'w> Mirror<'w> {
         let change = done?;
         if change != Change::None || self.events.is_none() {
             self.open_books(change)?;
+        }
+        if change != Change::None {
+            trim_memory();
         }
         Ok(())
     }

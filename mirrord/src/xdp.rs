@@ -25,7 +25,7 @@ use aya::maps::{MapData, PerCpuArray};
 use fluxcap_datapath::Placement;
 use fluxcap_proto::v1::{self, Latency, MirrorAttachment, MirrorOutput, MirrorSpec, MirrorStatus};
 use fluxcap_service::State;
-use fluxcap_socket::{BpfLink, Link, LinkHook, LinkOrder, LinkWatch, poll};
+use fluxcap_socket::{BpfLink, Link, LinkHook, LinkOrder, LinkWatch, poll, trim_memory};
 
 use self::drops::Drops;
 use self::outputs::Outputs;
@@ -113,7 +113,8 @@ fn wait(worker: &MirrorWorker, mut mirror: Option<&mut Mirror>) {
 
 /// Asks the kernel whether it would take the programs of this spec, and whether the interface is free.
 pub(crate) fn check(job: &MirrorJob, name: &str, spec: &MirrorSpec) -> Result<(), Error> {
-    program::load(spec, None)?;
+    program::load(spec, None).map(drop)?;
+    trim_memory();
     let found = LinkWatch::open()?.find(&spec.interface)?;
     match found {
         // That one may be its own: then the mirror has a folder.
@@ -265,6 +266,7 @@ impl Mirror {
             drops,
             attached: false,
         });
+        trim_memory();
         Books::open(&self.folder)?.mend_fuse()
     }
 
