@@ -165,19 +165,19 @@ fn names(text: &str, name: &str) -> bool {
     })
 }
 
-/// The name among `candidates` that `wrong` was probably meant to be: at most two letters differ, one in short names, and none in those of
-/// one or two letters, which are all alike.
+/// The name among `candidates` that `wrong` was probably meant to be: at most two letters differ, one in short names; in those of one or two
+/// letters, which are all alike, only capitals.
 pub(crate) fn nearest<'a>(
     wrong: &str,
     candidates: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {
+    let mut candidates = candidates.into_iter();
     let limit = match wrong.chars().count() {
-        0..=2 => return None,
+        0..=2 => return candidates.find(|candidate| candidate.eq_ignore_ascii_case(wrong)),
         3 => 1,
         _ => 2,
     };
     candidates
-        .into_iter()
         .map(|candidate| (distance(wrong, candidate), candidate))
         .filter(|(distance, _)| *distance <= limit)
         .min()
@@ -262,6 +262,7 @@ mod tests {
         assert_eq!(nearest("arista", names), None);
         assert_eq!(nearest("", names), None);
         assert_eq!(nearest("b1", ["b2", "a"]), None);
+        assert_eq!(nearest("X", ["y", "x"]), Some("x"));
     }
 
     #[test]
