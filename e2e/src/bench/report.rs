@@ -381,6 +381,7 @@ fn method() -> String {
     - Tunnels: CPU per frame as above. Taken off is what the same load costs without the tunnel: frames published in a ring that nobody reads, a loop that \
     sends nothing, packets that arrive for another host. The sent side holds reading the ring, encapsulation, sending, the veth and the far end's program, which counts \
     packets and bytes; the received side holds the host's IP stack, the socket, decapsulation and writing the ring.\n\
+    - `pinned`: capture and transmit have the last CPUs of the machine and run before all else there, the sources included (`--cpu`, `--priority 20`; the sources have 10).\n\
     - Memory: PSS of all processes, after the trial. Medians of all rounds, ranges in brackets; systems take turns within a round.\n"
         .to_owned()
 }
