@@ -94,9 +94,9 @@ pub const FULL: Effort = Effort {
     short: Duration::from_millis(200),
     long: Duration::from_millis(1000),
     fixed: Duration::from_millis(1000),
-    latency: Duration::from_millis(2000),
+    latency: Duration::from_millis(1500),
     stress: Duration::from_millis(2000),
-    idle: Duration::from_millis(3000),
+    idle: Duration::from_millis(2000),
     close: 1.05,
 };
 
