@@ -23,6 +23,8 @@ use crate::wait::wait_until;
 const WIRE: &str = "wire";
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// No frame for so long: there are no more.
+const QUIET: Duration = Duration::from_millis(300);
 /// Where bpffs is mounted.
 const BPFFS: &str = "/sys/fs/bpf";
 
@@ -353,6 +355,29 @@ impl MirrorLab {
                 .sysctl(&format!("net/ipv6/conf/{name}/disable_ipv6"), "1");
             self.monitor.ip(&["link", "set", name, "mtu", "9000", "up"]);
         }
+    }
+
+    /// Panics unless all frames that were sent have come to `production` and, copied by the mirror, to `copies`, each once, and the
+    /// mirror says the same.
+    #[track_caller]
+    pub fn assert_all_copied(
+        &self,
+        mirror: &str,
+        production: Sink,
+        copies: Sink,
+        sent: &Sent,
+    ) -> MirrorStatus {
+        production.wait_frames(sent.frames, PATIENCE);
+        copies.wait_quiet(QUIET);
+        production.stop().assert_exactly(1, sent);
+        copies.stop().assert_exactly(1, sent);
+        let status = self.status(mirror);
+        assert_eq!(
+            (status.seen_frames, status.mirrored_frames),
+            (sent.frames, sent.frames)
+        );
+        assert_closes(&status);
+        status
     }
 
     /// A sink for copies.

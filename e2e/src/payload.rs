@@ -82,6 +82,19 @@ impl Headers {
         frame.resize(size, 0);
         frame
     }
+
+    /// The same, with 0, 1, 2, ... behind Ethernet header and tags: every byte of it can be told from its neighbours.
+    ///
+    /// # Panics
+    /// As [`Headers::frame`].
+    #[must_use]
+    pub fn counted_frame(&self, size: usize) -> Vec<u8> {
+        let mut frame = self.frame(size);
+        let filler = (0_u8..=255).cycle();
+        let body = frame.iter_mut().skip(14 + 4 * self.tags.len());
+        body.zip(filler).for_each(|(byte, fill)| *byte = fill);
+        frame
+    }
 }
 
 /// IPv4 and UDP headers around `payload` bytes; the UDP checksum is 0, "none".

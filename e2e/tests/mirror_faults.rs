@@ -12,7 +12,6 @@ use fluxcap_proto::v1::{
 use fluxcap_socket::{BpfLink, TcHook, TrafficControl};
 
 const SOON: Duration = Duration::from_secs(5);
-const QUIET: Duration = Duration::from_millis(300);
 
 fn spec(of: MirrorSpec, attach: Attach, direction: Direction) -> MirrorSpec {
     MirrorSpec {
@@ -75,16 +74,7 @@ fn fifty_kills_lose_no_production_and_double_no_copy() {
         lab.mirrord.restart();
         lab.wait_state("m", State::Running);
         let sent = traffic.stop();
-        production.wait_frames(sent.frames, SOON);
-        copies.wait_quiet(QUIET);
-        production.stop().assert_exactly(1, &sent);
-        copies.stop().assert_exactly(1, &sent);
-        let status = lab.status("m");
-        assert_eq!(
-            (status.seen_frames, status.mirrored_frames),
-            (sent.frames, sent.frames)
-        );
-        assert_closes(&status);
+        let status = lab.assert_all_copied("m", production, copies, &sent);
         assert_eq!(status.attachments[0].reattached, 0);
     }
 }

@@ -80,16 +80,7 @@ fn rules_are_swapped_under_traffic_without_a_frame_lost_or_doubled() {
             lab.wait_status("m", "traffic flows", |s| s.seen_frames > seen + 50);
         }
         let sent = traffic.stop();
-        production.wait_frames(sent.frames, SOON);
-        copies.wait_quiet(QUIET);
-        production.stop().assert_exactly(1, &sent);
-        copies.stop().assert_exactly(1, &sent);
-        let status = lab.status("m");
-        assert_eq!(
-            (status.seen_frames, status.mirrored_frames),
-            (sent.frames, sent.frames)
-        );
-        assert_closes(&status);
+        lab.assert_all_copied("m", production, copies, &sent);
     }
 }
 
@@ -419,18 +410,11 @@ fn frames_come_into_the_ring_byte_for_byte() {
         .iter()
         .flat_map(|tags| {
             [60, 88, 89, 216, 500, 1000, 1514].map(|size| {
-                let headers = Headers {
+                Headers {
                     tags: tags.clone(),
                     ..Headers::default()
-                };
-                let mut frame = headers.frame(size);
-                let begin = 14 + 4 * tags.len();
-                let filler = (0_u8..=255).cycle();
-                frame[begin..]
-                    .iter_mut()
-                    .zip(filler)
-                    .for_each(|(byte, fill)| *byte = fill);
-                frame
+                }
+                .counted_frame(size)
             })
         })
         .collect();

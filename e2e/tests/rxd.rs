@@ -52,18 +52,11 @@ fn vlan_tags_come_out_byte_for_byte() {
         .iter()
         .flat_map(|tags| {
             [64, 100, 1514].map(|size| {
-                let mut frame = Headers {
+                Headers {
                     tags: tags.clone(),
                     ..Headers::default()
                 }
-                .frame(size);
-                let filler = (0_u8..=255).cycle();
-                let begin = 14 + 4 * tags.len();
-                frame[begin..]
-                    .iter_mut()
-                    .zip(filler)
-                    .for_each(|(byte, fill)| *byte = fill);
-                frame
+                .counted_frame(size)
             })
         })
         .collect();
