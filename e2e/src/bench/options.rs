@@ -41,7 +41,7 @@ pub struct Options {
     /// So many rounds.
     #[arg(long, value_name = "N")]
     pub rounds: Option<usize>,
-    /// Nothing but a soak of so long.
+    /// Nothing but a soak of so long: with a CPU and priority for capture and transmit, unless --systems has 'fluxcap auto'.
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub soak: Option<Duration>,
     /// Program of the ring's own benchmark, which deploy/bench builds.
