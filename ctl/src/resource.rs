@@ -93,7 +93,20 @@ macro_rules! calls {
         }
 
         async fn list(client: &mut Self::Client) -> $crate::resource::Reply<Vec<Self>> {
-            Ok(client.$list($list_request {}).await?.into_inner().$all)
+            let mut all = Vec::new();
+            let mut page_token = String::new();
+            loop {
+                let request = $list_request {
+                    page_token,
+                    ..$list_request::default()
+                };
+                let mut page = client.$list(request).await?.into_inner();
+                all.append(&mut page.$all);
+                page_token = page.next_page_token;
+                if page_token.is_empty() {
+                    return Ok(all);
+                }
+            }
         }
 
         async fn get(

@@ -74,9 +74,19 @@ impl CaptureService for Rxd {
         }))
     }
 
-    async fn list_captures(&self, _: Request<ListCapturesRequest>) -> Reply<ListCapturesResponse> {
+    /// One on each page, so that whoever reads the first one only does not get far.
+    async fn list_captures(
+        &self,
+        request: Request<ListCapturesRequest>,
+    ) -> Reply<ListCapturesResponse> {
+        let at: usize = request.into_inner().page_token.parse().unwrap_or(0);
+        let next = at + 1;
         Ok(Response::new(ListCapturesResponse {
-            captures: self.captures.clone(),
+            captures: self.captures.iter().skip(at).take(1).cloned().collect(),
+            next_page_token: match next < self.captures.len() {
+                true => next.to_string(),
+                false => String::new(),
+            },
         }))
     }
 

@@ -140,7 +140,7 @@ impl Lab {
             .rxd
             .rpc(async |channel| {
                 CaptureServiceClient::new(channel)
-                    .list_captures(ListCapturesRequest {})
+                    .list_captures(ListCapturesRequest::default())
                     .await
             })?
             .ok()?;
@@ -148,7 +148,7 @@ impl Lab {
             .txd
             .rpc(async |channel| {
                 TransmitServiceClient::new(channel)
-                    .list_transmits(ListTransmitsRequest {})
+                    .list_transmits(ListTransmitsRequest::default())
                     .await
             })?
             .ok()?;

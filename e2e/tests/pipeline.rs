@@ -446,13 +446,13 @@ fn hammer(daemon: &Daemon, asked: &AtomicU64, slowest: &AtomicU64, on: impl Fn()
                 .await;
             assert!(about.is_ok(), "{about:?}");
             let _ = RingServiceClient::new(channel.clone())
-                .list_rings(ListRingsRequest {})
+                .list_rings(ListRingsRequest::default())
                 .await;
             let _ = CaptureServiceClient::new(channel.clone())
-                .list_captures(ListCapturesRequest {})
+                .list_captures(ListCapturesRequest::default())
                 .await;
             let _ = TransmitServiceClient::new(channel.clone())
-                .list_transmits(ListTransmitsRequest {})
+                .list_transmits(ListTransmitsRequest::default())
                 .await;
             let took = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
             slowest.fetch_max(took / 4, Relaxed);

@@ -22,9 +22,9 @@ mod xdp;
 use anyhow::Context;
 use args::Args;
 use clap::Parser;
-use fluxcap_proto::v1::mirror_service_server::{MirrorServiceServer, SERVICE_NAME};
+use fluxcap_proto::v1::mirror_service_server::SERVICE_NAME;
 use fluxcap_ring::RingDir;
-use fluxcap_service::{Daemon, MAX_MESSAGE_BYTES, Registry};
+use fluxcap_service::{Daemon, Registry};
 use job::{MirrorJob, put};
 use service::MirrorApi;
 use std::sync::Arc;
@@ -45,7 +45,6 @@ fn main() -> anyhow::Result<()> {
     for (name, spec) in wanted {
         put(&mirrors, &name, spec).with_context(|| format!("mirror {name}"))?;
     }
-    let api = MirrorServiceServer::new(MirrorApi::new(mirrors.clone(), daemon.watches()))
-        .max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let api = MirrorApi::server(mirrors.clone(), daemon.watches());
     daemon.serve(Routes::new(api), &[SERVICE_NAME], Arc::new(mirrors))
 }

@@ -6,7 +6,8 @@ use fluxcap_proto::v1::{
     GetRingResponse, ListRingsRequest, ListRingsResponse, Ring, UpdateRingRequest,
     UpdateRingResponse, WatchRingsRequest, WatchRingsResponse, ring_service_server::RingService,
 };
-use fluxcap_service::{WatchStream, Watches, blocking, interval_stream};
+use fluxcap_ring::RingName;
+use fluxcap_service::{Refusal, WatchStream, Watches, blocking, checked, interval_stream, page};
 use std::{collections::BTreeSet, sync::Arc};
 use tonic::{Request, Response, Status, metadata::MetadataValue};
 
@@ -25,6 +26,16 @@ impl Service {
     }
 }
 
+/// The name of a ring that there should be: what cannot be a name is not there.
+fn existing_name(name: &str) -> Result<RingName, Refusal> {
+    parse_name(name).map_err(|refusal| match refusal {
+        Refusal::Invalid { message, .. } => {
+            Refusal::NotFound(format!("there is no such ring: {message}"))
+        }
+        other => other,
+    })
+}
+
 #[tonic::async_trait]
 impl RingService for Service {
     type WatchRingsStream = WatchStream<WatchRingsResponse>;
@@ -38,7 +49,7 @@ impl RingService for Service {
             spec,
             replace,
             validate_only,
-        } = request.into_inner();
+        } = checked(request)?;
         let rings = Arc::clone(&self.rings);
         let ring = blocking(move || {
             rings.create(
@@ -56,7 +67,7 @@ impl RingService for Service {
         &self,
         request: Request<GetRingRequest>,
     ) -> Result<Response<GetRingResponse>, Status> {
-        let name = parse_name(&request.get_ref().name)?;
+        let name = existing_name(&checked(request)?.name)?;
         let rings = Arc::clone(&self.rings);
         let ring = blocking(move || rings.get(&name)).await?;
         Ok(Response::new(GetRingResponse { ring: Some(ring) }))
@@ -64,11 +75,22 @@ impl RingService for Service {
 
     async fn list_rings(
         &self,
-        _: Request<ListRingsRequest>,
+        request: Request<ListRingsRequest>,
     ) -> Result<Response<ListRingsResponse>, Status> {
         let rings = Arc::clone(&self.rings);
+        let ListRingsRequest {
+            page_size,
+            page_token,
+        } = checked(request)?;
         let rings = blocking(move || rings.list()).await?;
-        Ok(Response::new(ListRingsResponse { rings }))
+        let all = rings
+            .iter()
+            .map(|ring| (ring.name.as_str(), || ring.clone()));
+        let (rings, next_page_token) = page(all, page_size, &page_token);
+        Ok(Response::new(ListRingsResponse {
+            rings,
+            next_page_token,
+        }))
     }
 
     async fn update_ring(
@@ -80,12 +102,12 @@ impl RingService for Service {
             spec,
             update_mask,
             validate_only,
-        } = request.into_inner();
+        } = checked(request)?;
         let mask = update_mask.unwrap_or_default().paths;
         let rings = Arc::clone(&self.rings);
         let ring = blocking(move || {
             rings.update(
-                &parse_name(&name)?,
+                &existing_name(&name)?,
                 &spec.unwrap_or_default(),
                 &mask,
                 validate_only,
@@ -99,7 +121,7 @@ impl RingService for Service {
         &self,
         request: Request<DeleteRingRequest>,
     ) -> Result<Response<DeleteRingResponse>, Status> {
-        let name = parse_name(&request.get_ref().name)?;
+        let name = existing_name(&checked(request)?.name)?;
         let rings = Arc::clone(&self.rings);
         let attached = blocking(move || rings.delete(&name)).await?;
         let mut response = Response::new(DeleteRingResponse {});
@@ -116,9 +138,9 @@ impl RingService for Service {
         &self,
         request: Request<WatchRingsRequest>,
     ) -> Result<Response<Self::WatchRingsStream>, Status> {
-        let WatchRingsRequest { names, interval_ms } = request.into_inner();
+        let WatchRingsRequest { names, interval_ms } = checked(request)?;
         for name in &names {
-            self.rings.get(&parse_name(name)?)?;
+            self.rings.get(&existing_name(name)?)?;
         }
         let names: BTreeSet<String> = names.into_iter().collect();
         let rings = Arc::clone(&self.rings);

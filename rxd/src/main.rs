@@ -16,7 +16,7 @@ use anyhow::Context;
 use args::Args;
 use capture::CaptureJob;
 use clap::Parser;
-use fluxcap_proto::v1::capture_service_server::{CaptureServiceServer, SERVICE_NAME};
+use fluxcap_proto::v1::capture_service_server::SERVICE_NAME;
 use fluxcap_ring::RingDir;
 use fluxcap_service::{Daemon, Registry};
 use service::CaptureApi;
@@ -36,6 +36,6 @@ fn main() -> anyhow::Result<()> {
             .put(&name, spec)
             .with_context(|| format!("capture {name}"))?;
     }
-    let api = CaptureServiceServer::new(CaptureApi::new(captures.clone(), daemon.watches()));
+    let api = CaptureApi::server(captures.clone(), daemon.watches());
     daemon.serve(Routes::new(api), &[SERVICE_NAME], Arc::new(captures))
 }

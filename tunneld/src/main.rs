@@ -15,7 +15,7 @@ mod stats;
 use anyhow::Context;
 use args::Args;
 use clap::Parser;
-use fluxcap_proto::v1::tunnel_service_server::{SERVICE_NAME, TunnelServiceServer};
+use fluxcap_proto::v1::tunnel_service_server::SERVICE_NAME;
 use fluxcap_ring::RingDir;
 use fluxcap_service::{Daemon, Registry};
 use job::{TunnelJob, put};
@@ -34,6 +34,6 @@ fn main() -> anyhow::Result<()> {
     for (name, spec) in wanted {
         put(&tunnels, &name, spec).with_context(|| format!("tunnel {name}"))?;
     }
-    let api = TunnelServiceServer::new(TunnelApi::new(tunnels.clone(), daemon.watches()));
+    let api = TunnelApi::server(tunnels.clone(), daemon.watches());
     daemon.serve(Routes::new(api), &[SERVICE_NAME], Arc::new(tunnels))
 }

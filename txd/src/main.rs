@@ -9,7 +9,7 @@ mod transmit;
 use anyhow::Context;
 use args::Args;
 use clap::Parser;
-use fluxcap_proto::v1::transmit_service_server::{SERVICE_NAME, TransmitServiceServer};
+use fluxcap_proto::v1::transmit_service_server::SERVICE_NAME;
 use fluxcap_ring::RingDir;
 use fluxcap_service::{Daemon, Registry};
 use service::TransmitApi;
@@ -30,6 +30,6 @@ fn main() -> anyhow::Result<()> {
             .put(&name, spec)
             .with_context(|| format!("transmit {name}"))?;
     }
-    let api = TransmitServiceServer::new(TransmitApi::new(transmits.clone(), daemon.watches()));
+    let api = TransmitApi::server(transmits.clone(), daemon.watches());
     daemon.serve(Routes::new(api), &[SERVICE_NAME], Arc::new(transmits))
 }

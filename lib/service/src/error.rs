@@ -2,7 +2,8 @@
 
 use std::{io, path::PathBuf};
 use thiserror::Error;
-use tonic::Status;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
 
 /// A failure of the shared parts of a daemon.
 #[derive(Debug, Error)]
@@ -76,9 +77,9 @@ pub enum Refusal {
     #[error("{0}")]
     AlreadyExists(String),
     /// A field of the request is wrong whatever the state of the system: INVALID_ARGUMENT.
-    #[error("{field}: {message}")]
+    #[error("{}: {message}", field.strip_prefix("spec.").unwrap_or(field))]
     Invalid {
-        /// Field of the request, for instance "spec.snaplen".
+        /// Field of the request, for instance "spec.snaplen". People read "snaplen" in the text, programs all of it in the details.
         field: String,
         /// What is wrong with it and what would be right.
         message: String,
@@ -105,6 +106,22 @@ impl Refusal {
             message: message.into(),
         }
     }
+
+    /// The same, for a check of a spec: its fields are fields of `spec` in the request.
+    pub(crate) fn in_spec(self) -> Refusal {
+        match self {
+            Refusal::Invalid { field, message } if !of_request(&field) => Refusal::Invalid {
+                field: format!("spec.{field}"),
+                message,
+            },
+            other => other,
+        }
+    }
+}
+
+/// Whether a field is one of the request itself.
+fn of_request(field: &str) -> bool {
+    ["name", "update_mask"].contains(&field) || field.starts_with("spec")
 }
 
 impl From<Refusal> for Status {
@@ -113,7 +130,11 @@ impl From<Refusal> for Status {
         match refusal {
             Refusal::NotFound(_) => Status::not_found(text),
             Refusal::AlreadyExists(_) => Status::already_exists(text),
-            Refusal::Invalid { .. } => Status::invalid_argument(text),
+            Refusal::Invalid { field, message } => Status::with_error_details(
+                Code::InvalidArgument,
+                text,
+                ErrorDetails::with_bad_request_violation(field, message),
+            ),
             Refusal::Precondition(_) => Status::failed_precondition(text),
             Refusal::Exhausted(_) => Status::resource_exhausted(text),
             Refusal::Unavailable(_) => Status::unavailable(text),

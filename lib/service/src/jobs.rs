@@ -1,6 +1,6 @@
 //! Named workers with a spec each: what rxd, txd and their kin have in common.
 
-use crate::{Refusal, State, StateFile, Worker, lock};
+use crate::{Refusal, State, StateFile, Worker, WorkerOf, lock};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     collections::BTreeMap,
@@ -72,9 +72,6 @@ pub struct Counts {
     /// Failed.
     pub failed: u32,
 }
-
-/// A worker of a job.
-type WorkerOf<J> = Worker<<J as Job>::Spec, <J as Job>::Live>;
 
 /// The workers of a daemon by name. Clones share the same workers.
 ///

@@ -4,12 +4,13 @@
 //!  main()  ServiceArgs --> Daemon::start        log, panic hook, one instance, directories
 //!                               |
 //!          Registry<J: Job> ----+                named workers, one OS thread each, specs kept in a StateFile
+//!             resource_service! |                the gRPC service over them, by what `Resource` says of the job
 //!                               |
 //!          Daemon::serve(routes, names, jobs)    gRPC on <run-dir>/<daemon>.sock, health, reflection,
 //!                                                DaemonService, systemd, ordered shutdown
 //! ```
 //!
-//! A daemon brings a [`Job`] (what one of its workers does) and its gRPC service; everything else is here. The control
+//! A daemon brings a [`Job`] (what one of its workers does) that is a [`Resource`] of the API; everything else is here. The control
 //! side runs on its own tokio runtime of two threads; workers are plain threads that learn of a new spec or of the end
 //! by two relaxed loads and an eventfd, so nothing that a client does makes a worker wait.
 //!
@@ -20,6 +21,7 @@
 //! * The end of a daemon is in order: workers, then the server. No open stream holds it up.
 
 mod args;
+mod authority;
 mod counter;
 mod daemon;
 mod error;
@@ -28,6 +30,8 @@ mod jobs;
 mod logging;
 mod mask;
 mod notices;
+mod request;
+mod resource;
 mod server;
 mod state;
 mod systemd;
@@ -42,6 +46,8 @@ pub use error::{Error, Refusal};
 pub use jobs::{Counts, Job, Jobs, Registry};
 pub use mask::apply_mask;
 pub use notices::Notices;
+pub use request::{checked, page};
+pub use resource::{Api, Resource, WorkerOf};
 pub use state::StateFile;
 pub use units::{format_size, parse_duration, parse_size};
 pub use watch::{WatchStream, Watches, interval_stream};

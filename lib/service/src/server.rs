@@ -1,6 +1,6 @@
 //! The control socket: how it is bound, and what one client may take of the daemon.
 
-use crate::Error;
+use crate::{Error, authority::AnyAuthority};
 use std::{
     fs, io,
     os::unix::fs::PermissionsExt,
@@ -112,6 +112,7 @@ pub(crate) async fn accept(
                 if connections
                     .send(Ok(Connection {
                         stream,
+                        incoming: AnyAuthority::new(),
                         _permit: permit,
                     }))
                     .await
@@ -131,6 +132,7 @@ pub(crate) async fn accept(
 /// A client's connection, counted until it is closed.
 pub(crate) struct Connection {
     stream: UnixStream,
+    incoming: AnyAuthority,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -144,11 +146,14 @@ impl Connected for Connection {
 
 impl AsyncRead for Connection {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let Connection {
+            stream, incoming, ..
+        } = self.get_mut();
+        incoming.poll_read(stream, cx, buf)
     }
 }
 

@@ -36,13 +36,13 @@ fn the_same_request_leaves_the_end_as_it_is() {
     start_lifetime(&mut first);
     first.expires_ns += 1;
     let mirrors = with_mirror(first.clone());
-    let again = create(&mirrors, "m", spec(), false).expect("the same");
+    let again = MirrorJob::create(&mirrors, "m", spec(), false).expect("the same");
     assert_eq!(again.spec().expires_ns, first.expires_ns);
     let other = MirrorSpec {
         snaplen: 96,
         ..spec()
     };
-    let refused = create(&mirrors, "m", other, false).map(|_| ());
+    let refused = MirrorJob::create(&mirrors, "m", other, false).map(|_| ());
     assert!(
         matches!(refused, Err(Refusal::AlreadyExists(_))),
         "{refused:?}"
@@ -56,8 +56,8 @@ fn a_mirror_whose_time_is_over_begins_again() {
         ..spec()
     };
     let mirrors = with_mirror(over);
-    let again = create(&mirrors, "m", spec(), false).expect("it begins again");
-    assert!(again.spec().expires_ns > realtime_ns());
+    let again = MirrorJob::create(&mirrors, "m", spec(), false).expect("it begins again");
+    assert!(again.spec().expires_ns > fluxcap_service::realtime_ns());
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn what_a_mirror_keeps_cannot_be_changed() {
     let refusal = |change: fn(&mut MirrorSpec), path: &str| {
         let mut new = old.clone();
         change(&mut new);
-        let error = changed(&mirrors, "m", &old, &new, &[path.to_owned()]).err();
+        let error = MirrorJob::change(&mirrors, "m", &old, &new, &[path.to_owned()]).err();
         error.map_or(String::new(), |error| error.to_string())
     };
     for (change, path) in [
@@ -102,7 +102,7 @@ fn what_the_spec_says_wrong_is_told_with_its_field_before_the_kernel_is_asked() 
         ring: "A".into(),
         ..spec()
     };
-    let refused = create(&mirrors(), "m", bad, false).map(|_| ());
+    let refused = MirrorJob::create(&mirrors(), "m", bad, false).map(|_| ());
     assert!(
         matches!(&refused, Err(Refusal::Invalid { field, .. }) if field == "ring"),
         "{refused:?}"
@@ -113,7 +113,7 @@ fn what_the_spec_says_wrong_is_told_with_its_field_before_the_kernel_is_asked() 
 fn a_mirror_whose_change_is_not_in_place_is_starting() {
     let worker = MirrorWorker::new("mirror", "m", spec()).expect("a worker");
     let shown = |worker: &MirrorWorker| {
-        let status = to_message(worker).status.expect("a status");
+        let status = MirrorJob::message(worker).status.expect("a status");
         (status.state(), status.reason)
     };
     worker.set_state(State::Running, "");

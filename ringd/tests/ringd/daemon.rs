@@ -154,7 +154,7 @@ impl<'a> Ringd<'a> {
         let rings = self
             .client()
             .await
-            .list_rings(ListRingsRequest {})
+            .list_rings(ListRingsRequest::default())
             .await
             .expect("ListRings")
             .into_inner()

@@ -334,7 +334,7 @@ async fn a_request_that_takes_too_long_is_ended_and_a_stream_is_not() {
         .into_inner();
     let begin = Instant::now();
     client
-        .list_rings(ListRingsRequest {})
+        .list_rings(ListRingsRequest::default())
         .await
         .expect_err("deadline");
     assert!(begin.elapsed() < Duration::from_secs(3));
