@@ -106,6 +106,8 @@ struct Books<'a> {
 /// One look.
 struct Look {
     rings: Vec<RingStats>,
+    /// Of each ring the epochs that readers have not passed yet, oldest first.
+    past: Vec<Vec<RingStats>>,
     /// Those that receive into one of the rings.
     tunnels: Vec<Tunnel>,
     /// Those that copy into one of the rings; all when all rings are looked at.
@@ -114,6 +116,9 @@ struct Look {
 
 impl Books<'_> {
     fn look(&self) -> Result<Look, Failure> {
+        // Before the rings of today: a reader that moves on meanwhile takes its books along, and is in both rather than in none.
+        let past = self.names.iter();
+        let past = past.map(|name| observe::past(&self.dir, name)).collect();
         let rings: Result<_, Failure> = self
             .names
             .iter()
@@ -128,6 +133,7 @@ impl Books<'_> {
         });
         Ok(Look {
             rings: rings?,
+            past,
             tunnels,
             mirrors,
         })
@@ -164,8 +170,8 @@ impl Books<'_> {
 
 /// All stages of all rings, of all tunnels that receive and of all mirrors.
 fn lines(first: &Look, second: &Look, moment: Moment) -> Vec<Line> {
-    let rings = first.rings.iter().zip(&second.rings);
-    let rings = rings.flat_map(|(a, b)| identity::lines(a, b, moment));
+    let rings = first.rings.iter().zip(&second.rings).zip(&second.past);
+    let rings = rings.flat_map(|((a, b), past)| identity::lines(a, b, past, moment));
     let tunnels = second.tunnels.iter().filter_map(|later| {
         let mut earlier = first.tunnels.iter();
         let earlier = earlier.find(|tunnel| tunnel.name == later.name)?;
@@ -195,6 +201,7 @@ fn same(first: &Look, second: &Look) -> bool {
     let mirrors = |look: &Look| look.mirrors.iter().map(seen).collect::<Vec<_>>();
     tunnels(first) == tunnels(second)
         && mirrors(first) == mirrors(second)
+        && first.past == second.past
         && rings.into_iter().all(|(a, b)| {
             (a.info.epoch, a.published_frames, &a.drops, &a.sources)
                 == (b.info.epoch, b.published_frames, &b.drops, &b.sources)

@@ -3,7 +3,7 @@
 //! ```text
 //!   ring --Consumer::poll--> batch --filter--> Sink --> pcapng (capture/pcapng.rs)
 //!    ^                                              '-> a line each (capture/summary.rs)
-//!    '-- opened anew by its name when it is replaced
+//!    '-- goes on from epoch to epoch when it is replaced
 //! ```
 //!
 //! The reader is registered in the ring as `capture-PID` and takes its leave at the end, however that comes.
@@ -173,8 +173,6 @@ impl Totals {
 /// The place in the ring.
 struct Reader {
     dir: RingDir,
-    name: RingName,
-    label: String,
     consumer: Consumer,
     batch: Batch,
 }
@@ -186,30 +184,15 @@ impl Reader {
             .map_err(|error| observe::failure(&dir, &error))?;
         Ok(Reader {
             dir,
-            name: name.clone(),
-            label,
             consumer,
             batch: Batch::new(1 << 20, 4096),
         })
     }
 
-    /// Goes on with the ring that took the place of this one; false when none did.
-    fn follow(&mut self) -> Result<bool, Failure> {
-        // A ring is marked as retired just before its name changes hands or goes away.
-        for _ in 0..100 {
-            match Consumer::open(&self.dir, &self.name, &self.label, Start::Oldest, false) {
-                Ok(consumer) => {
-                    std::mem::replace(&mut self.consumer, consumer).detach();
-                    return Ok(true);
-                }
-                Err(fluxcap_ring::Error::NotFound { .. }) => return Ok(false),
-                Err(fluxcap_ring::Error::Retired { .. }) => {
-                    std::thread::sleep(Duration::from_millis(10))
-                }
-                Err(error) => return Err(observe::failure(&self.dir, &error)),
-            }
-        }
-        Ok(false)
+    /// Goes on with the ring that took the place of this one, and says how many frames were lost between the two; `None` when there is none.
+    fn follow(&mut self) -> Result<Option<u64>, Failure> {
+        let advanced = self.consumer.advance();
+        advanced.map_err(|error| observe::failure(&self.dir, &error))
     }
 }
 
@@ -245,13 +228,17 @@ impl Run<'_> {
                     self.flush(sink)?;
                     self.wait(end)?;
                 }
-                Poll::Retired if self.reader.follow()? => {
-                    sink.begin(&self.reader.consumer, &self.args.ring)?
-                }
-                Poll::Retired => {
-                    note(&format!("ring {} was deleted", self.args.ring));
-                    return Ok(());
-                }
+                Poll::Retired => match self.reader.follow()? {
+                    Some(lapped) => {
+                        self.totals.lapped = self.totals.lapped.saturating_add(lapped);
+                        sink.lapped(lapped);
+                        sink.begin(&self.reader.consumer, &self.args.ring)?;
+                    }
+                    None => {
+                        note(&format!("ring {} was deleted", self.args.ring));
+                        return Ok(());
+                    }
+                },
             }
         }
         Ok(())

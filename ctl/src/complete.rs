@@ -126,7 +126,7 @@ pub(crate) fn known<K: Kind>() -> Vec<CompletionCandidate> {
     let Some(mut globals) = globals() else {
         return Vec::new();
     };
-    globals.timeout = PATIENCE;
+    globals.timeout = Some(PATIENCE);
     let known = block_on(async {
         let mut client = resource::connect::<K>(&globals).await?;
         resource::all::<K>(&mut client).await

@@ -41,10 +41,17 @@ pub(crate) struct Globals {
     )]
     ring_dir: Option<PathBuf>,
 
-    /// Longest time to wait for a daemon's answer
-    #[arg(long, global = true, default_value = "5s", value_parser = parse_duration, value_name = "TIME")]
-    pub(crate) timeout: Duration,
+    /// Longest time to wait for a daemon's answer [default: 5s; 30 min where a ring is made]
+    #[arg(long, global = true, value_parser = parse_duration, value_name = "TIME")]
+    pub(crate) timeout: Option<Duration>,
+
+    /// How long the answers of this command may take, unless the user says.
+    #[arg(skip = TIMEOUT)]
+    pub(crate) patience: Duration,
 }
+
+/// How long a daemon may take to be connected to, and for most answers.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Globals {
     /// Where the rings are.
@@ -59,6 +66,14 @@ impl Globals {
             log_format: LogFormat::Text,
         };
         RingDir::new(service.ring_dir())
+    }
+
+    /// The same, with so much time for answers unless the user says how long.
+    pub(crate) fn patient(&self, patience: Duration) -> Globals {
+        Globals {
+            patience,
+            ..self.clone()
+        }
     }
 
     /// The socket of a daemon.
@@ -77,9 +92,10 @@ impl Globals {
                     format!("--run-dir {}: {error}", self.run_dir.display()),
                 )
             })?
-            .connect_timeout(self.timeout)
-            .timeout(self.timeout);
-        match tokio::time::timeout(self.timeout, endpoint.connect()).await {
+            .connect_timeout(self.timeout.unwrap_or(TIMEOUT))
+            .timeout(self.timeout.unwrap_or(self.patience));
+        let longest = self.timeout.unwrap_or(TIMEOUT);
+        match tokio::time::timeout(longest, endpoint.connect()).await {
             Ok(Ok(channel)) => Ok(channel),
             Ok(Err(error)) => Err(unreachable(daemon, &socket, io_cause(&error))),
             Err(_) => Err(unreachable(daemon, &socket, Some(io::ErrorKind::TimedOut))),

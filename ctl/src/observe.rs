@@ -43,6 +43,15 @@ pub(crate) fn stats(dir: &RingDir, name: &RingName) -> Result<RingStats, Failure
         .map_err(|error| failure(dir, &error))
 }
 
+/// The counters of the earlier epochs of a ring that readers have not passed yet, oldest first.
+pub(crate) fn past(dir: &RingDir, name: &RingName) -> Vec<RingStats> {
+    let epochs = Observer::open_earlier(dir, name);
+    epochs
+        .iter()
+        .filter_map(|epoch| epoch.stats().ok())
+        .collect()
+}
+
 /// An error of a ring for the person at the keyboard.
 pub(crate) fn failure(dir: &RingDir, error: &Error) -> Failure {
     let mut message = error.to_string();

@@ -116,8 +116,13 @@ macro_rules! calls {
             Ok(client.$get($get_request { name }).await?.into_inner().$one)
         }
 
+        #[allow(clippy::needless_update, reason = "some requests have more fields")]
         async fn delete(client: &mut Self::Client, name: String) -> $crate::resource::Reply<()> {
-            client.$delete($delete_request { name }).await.map(drop)
+            let request = $delete_request {
+                name,
+                ..Default::default()
+            };
+            client.$delete(request).await.map(drop)
         }
 
         fn name(&self) -> &str {
@@ -294,7 +299,11 @@ pub(crate) fn failure<K: Kind>(name: &str, status: &Status) -> Failure {
 }
 
 /// The failure, with what to do about one that is not there.
-async fn advise<K: Kind>(client: &mut K::Client, name: &str, status: &Status) -> Failure {
+pub(crate) async fn advise<K: Kind>(
+    client: &mut K::Client,
+    name: &str,
+    status: &Status,
+) -> Failure {
     let failure = failure::<K>(name, status);
     if failure.code != Code::NotFound {
         return failure;

@@ -2,7 +2,7 @@
 
 use crate::connect::{Globals, block_on};
 use crate::exit::Failure;
-use crate::output::{Block, by_reason, count, print};
+use crate::output::{Block, Deleted, by_reason, count, note, print, printable};
 use crate::resource::{self, Kind, Listed, Shown};
 use crate::{complete, names};
 use clap::{Args, Subcommand, ValueEnum};
@@ -13,7 +13,15 @@ use fluxcap_proto::v1::{
     RingSpec, RingStatus, UpdateRingRequest,
 };
 use fluxcap_service::{format_size, parse_size};
+use std::io::{IsTerminal, Read};
 use std::time::{Duration, UNIX_EPOCH};
+
+/// As long as ringd itself takes its time for a ring of hundreds of gigabytes.
+const LONG: Duration = Duration::from_secs(30 * 60);
+/// Time between two words on how far a ring is.
+const TELL: Duration = Duration::from_secs(3);
+/// What ringd says of a ring that it does not delete because of those who work with it.
+const IN_USE: &str = " is in use: ";
 
 /// `fluxctl ring ...`
 #[derive(Debug, Subcommand)]
@@ -35,6 +43,10 @@ pub(crate) enum Command {
         /// Names of the rings
         #[arg(required = true, value_name = "NAME", add = ArgValueCandidates::new(complete::rings))]
         names: Vec<String>,
+
+        /// Also while somebody works with them, without asking
+        #[arg(long, short)]
+        force: bool,
     },
     /// Change the size of a ring: a new epoch takes its place and the workers follow by themselves
     Resize(Resize),
@@ -43,7 +55,7 @@ pub(crate) enum Command {
 /// `fluxctl ring create`
 #[derive(Debug, Args)]
 pub(crate) struct Create {
-    /// Names: 1 to 63 of a-z 0-9 _ -; after `shm:` for a ring in POSIX shared memory
+    /// Names: 1 to 63 of A-Z a-z 0-9 _ . -; after `shm:` for a ring in POSIX shared memory
     #[arg(required = true, value_name = "NAME")]
     names: Vec<String>,
 
@@ -55,7 +67,7 @@ pub(crate) struct Create {
     #[arg(long, value_enum, default_value_t = Mode::Overwrite, value_name = "overwrite|wait", hide_possible_values = true)]
     mode: Mode,
 
-    /// Put it in the place of a different ring of that name
+    /// Put it in the place of the ring of that name: a new epoch, which the workers follow to
     #[arg(long)]
     replace: bool,
 
@@ -102,13 +114,14 @@ pub(crate) fn run(globals: &Globals, command: &Command) -> Result<(), Failure> {
             Command::Create(args) => create(globals, args).await,
             Command::List => resource::list::<Ring>(globals).await,
             Command::Show { name } => resource::show::<Ring>(globals, name).await,
-            Command::Delete { names } => resource::delete::<Ring>(globals, names).await,
+            Command::Delete { names, force } => delete(globals, names, *force).await,
             Command::Resize(args) => resize(globals, args).await,
         }
     })
 }
 
 async fn create(globals: &Globals, args: &Create) -> Result<(), Failure> {
+    let globals = &globals.patient(LONG);
     let mut client = resource::connect::<Ring>(globals).await?;
     let (mut made, mut failures) = (Vec::new(), Vec::new());
     for name in &args.names {
@@ -122,7 +135,8 @@ async fn create(globals: &Globals, args: &Create) -> Result<(), Failure> {
             replace: args.replace,
             validate_only: args.dry_run,
         };
-        let created = match Ring::create(&mut client, request).await {
+        let created = Ring::create(&mut client, request);
+        let created = match with_progress(globals, name, created).await {
             Ok(ring) => resource::answer(ring),
             Err(status) => Err(resource::failure::<Ring>(name, &status)),
         };
@@ -137,7 +151,78 @@ async fn create(globals: &Globals, args: &Create) -> Result<(), Failure> {
     Failure::all(failures)
 }
 
+/// Waits for a ring to be made. Where that takes long, it is told now and then how far it is.
+async fn with_progress<T>(globals: &Globals, name: &str, made: impl Future<Output = T>) -> T {
+    let mut made = std::pin::pin!(made);
+    loop {
+        if let Ok(made) = tokio::time::timeout(TELL, &mut made).await {
+            return made;
+        }
+        // How far it is stands in its reason, or in the remarks on the ring that it is to replace.
+        if let Ok(ring) = resource::get::<Ring>(globals, name).await {
+            let status = ring.status.unwrap_or_default();
+            let telling = [status.reason].into_iter().chain(status.remarks);
+            let telling: Vec<_> = telling.filter(|it| it.contains("being made")).collect();
+            note(&format!("ring {name} {}", telling.join("; ")));
+        }
+    }
+}
+
+/// Deletes rings. One that somebody works with only when that is what the user wants.
+async fn delete(globals: &Globals, names: &[String], force: bool) -> Result<(), Failure> {
+    let mut client = resource::connect::<Ring>(globals).await?;
+    let (mut deleted, mut failures) = (Vec::new(), Vec::new());
+    for name in names {
+        let mut request = DeleteRingRequest {
+            name: name.clone(),
+            only_unused: !force,
+        };
+        let mut answer = client.delete_ring(request.clone()).await;
+        if let Err(status) = &answer
+            && status.code() == tonic::Code::FailedPrecondition
+            && status.message().contains(IN_USE)
+        {
+            if !agreed(status.message()) {
+                let failure = resource::failure::<Ring>(name, status);
+                failures.push(failure.hint(
+                    "--force deletes it all the same: what is unread in it is lost, and workers wait for a new ring of that name",
+                ));
+                continue;
+            }
+            request.only_unused = false;
+            answer = client.delete_ring(request).await;
+        }
+        match answer {
+            Ok(_) => deleted.push(name.clone()),
+            Err(status) => {
+                failures.push(resource::advise::<Ring>(&mut client, name, &status).await);
+            }
+        }
+    }
+    if !deleted.is_empty() {
+        let (noun, names) = (Ring::NOUN, deleted);
+        print(globals.output, &Deleted { noun, names })?;
+    }
+    Failure::all(failures)
+}
+
+/// Asks whoever is at the keyboard; without a terminal nobody can agree.
+fn agreed(in_use: &str) -> bool {
+    let mut input = std::io::stdin();
+    if !input.is_terminal() || !std::io::stderr().is_terminal() {
+        return false;
+    }
+    note(&format!(
+        "{}; delete it all the same? [y/N]",
+        printable(in_use)
+    ));
+    let mut answer = [0; 64];
+    let length = input.read(&mut answer).unwrap_or(0);
+    matches!(answer[..length].first(), Some(b'y' | b'Y'))
+}
+
 async fn resize(globals: &Globals, args: &Resize) -> Result<(), Failure> {
+    let globals = &globals.patient(LONG);
     let request = UpdateRingRequest {
         name: args.name.clone(),
         spec: Some(RingSpec {
@@ -147,7 +232,8 @@ async fn resize(globals: &Globals, args: &Resize) -> Result<(), Failure> {
         update_mask: resource::mask(&["size_bytes"]),
         validate_only: args.dry_run,
     };
-    let ring: Ring = resource::update(globals, &args.name, request).await?;
+    let resized = resource::update(globals, &args.name, request);
+    let ring: Ring = with_progress(globals, &args.name, resized).await?;
     print(globals.output, &Shown(ring))
 }
 
@@ -245,6 +331,7 @@ fn ring_facts(ring: &Ring, status: &RingStatus) -> Vec<(&'static str, String)> {
         ("published bytes", count(status.published_bytes)),
         ("kernel drops", count(status.kernel_dropped_frames)),
         ("not published", by_reason(&status.dropped_frames)),
+        ("remarks", status.remarks.join("; ")),
     ]
 }
 
@@ -305,7 +392,7 @@ fn readers_table(status: &RingStatus) -> Block {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::output::{Deleted, Report, assert_shows, render};
+    use crate::output::{Report, assert_shows, render};
     use crate::resource::{Listed as Rings, Shown as OneRing};
     use fluxcap_proto::v1::{Reader, Source, State};
     use serde_json::json;

@@ -164,7 +164,7 @@ fn production_is_safe_whatever_becomes_of_the_ring() {
         lab.delete("m");
 
         let deleted = survive(&lab, spec(), |lab| {
-            ctl.run(&["ring", "delete", "web"]);
+            ctl.run(&["ring", "delete", "--force", "web"]);
             wait_reason(lab, "ring web does not exist");
         });
         assert_eq!(dropped(&deleted, "ring_absent"), PRODUCTION);

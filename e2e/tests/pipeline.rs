@@ -275,7 +275,7 @@ fn the_control_path_never_disturbs_the_data_path() {
         lab.ctl(&["tx", "set", "cisco-out0", "--trim", "0"]);
         lab.ctl(&["ring", "list"]);
         lab.ctl(&["ring", "create", "other", "--size", "1m"]);
-        lab.ctl(&["ring", "delete", "other"]);
+        lab.ctl(&["ring", "delete", "--force", "other"]);
     }
     lab.ringd.kill();
     while sending.frames() < 80_000 {

@@ -68,7 +68,7 @@ fn a_damaged_ring_stops_its_reader_with_a_reason_and_a_new_one_starts_it_again()
             .is_some_and(|reason| reason.contains("ring delete cisco"))
     });
     println!("{}", status()["reason"]);
-    lab.ctl(&["ring", "delete", "cisco"]);
+    lab.ctl(&["ring", "delete", "--force", "cisco"]);
     lab.ctl(&["ring", "create", "cisco", "--size", "1m"]);
     wait_until(SOON, "running again", || status()["state"] == "running");
     let seen = sink.frames();

@@ -160,7 +160,7 @@ impl Drop for Tunnel<'_> {
     fn drop(&mut self) {
         for (host, tunnel) in [(self.near, "out"), (self.far, "in")] {
             let _ = host.fluxctl.try_run(&["tunnel", "delete", tunnel]);
-            let _ = host.fluxctl.try_run(&["ring", "delete", "ring"]);
+            let _ = host.fluxctl.try_run(&["ring", "delete", "--force", "ring"]);
         }
     }
 }

@@ -190,7 +190,7 @@ fn a_ring_that_is_missing_is_waited_for_and_one_made_anew_is_followed() {
         lab.wait_running();
         lab.taps[0].send(&Generator::new(round).count(500));
         sink.wait_frames(500 * u64::from(round), SOON);
-        lab.ctl(&["ring", "delete", "cisco"]);
+        lab.ctl(&["ring", "delete", "--force", "cisco"]);
         wait_until(SOON, "waiting", || transmit(&lab)["state"] == "waiting");
     }
     let report = sink.stop();

@@ -36,6 +36,11 @@ impl Budget {
         Ok(Budget(total / 100 * percent))
     }
 
+    /// Bytes that are left beside so many.
+    pub(crate) fn left(&self, taken: u64) -> u64 {
+        self.0.saturating_sub(taken)
+    }
+
     /// Refuses what goes beyond the budget, with numbers and what to do.
     pub(crate) fn check(&self, need: Need<'_>) -> Result<(), Refusal> {
         let left = self.0.saturating_sub(need.others);

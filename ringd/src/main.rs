@@ -7,7 +7,7 @@
 //!  main.rs    the order of a start          args.rs    the command line
 //!  mount.rs   memory below the directory    budget.rs  how much of it rings may take
 //!  rings.rs   what is done to rings         status.rs  what is told of them
-//!  service.rs the gRPC methods
+//!  service.rs the gRPC methods                 words.rs   why rings cannot be had
 //! ```
 
 mod args;
@@ -16,6 +16,7 @@ mod mount;
 mod rings;
 mod service;
 mod status;
+mod words;
 
 use anyhow::Context;
 use args::Args;
@@ -24,7 +25,7 @@ use clap::Parser;
 use fluxcap_proto::v1::ring_service_server::{RingServiceServer, SERVICE_NAME};
 use fluxcap_ring::RingDir;
 use fluxcap_service::{Daemon, MAX_MESSAGE_BYTES};
-use rings::Rings;
+use rings::{How, Replace, Rings};
 use std::{process::ExitCode, sync::Arc, time::Duration};
 use tonic::service::Routes;
 
@@ -50,11 +51,18 @@ fn run(args: &Args) -> anyhow::Result<()> {
     let rings = Arc::new(Rings::open(dir, budget, daemon.state_file()?)?);
     for wanted in &args.create {
         daemon.announce_slow_start(RPC_TIMEOUT);
-        let created = rings.create(&wanted.name, &wanted.spec, args.replace, false);
+        // A start changes nothing that is as it was.
+        let replace = if args.replace {
+            Replace::Different
+        } else {
+            Replace::Never
+        };
+        let created = rings.create(&wanted.name, &wanted.spec, replace, &How::default());
         created.with_context(|| format!("--create {}", wanted.name))?;
     }
     rings
         .restore_in_background()
+        .and_then(|()| rings.tidy_in_background())
         .context("cannot start a thread")?;
     let service =
         RingServiceServer::new(service::Service::new(Arc::clone(&rings), daemon.watches()))

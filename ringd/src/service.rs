@@ -1,18 +1,38 @@
 //! The methods of `RingService`: parse the request, do it, build the answer.
 
-use crate::rings::{Rings, parse_name};
+use crate::rings::{How, Replace, Rings, parse_name};
 use fluxcap_proto::v1::{
     CreateRingRequest, CreateRingResponse, DeleteRingRequest, DeleteRingResponse, GetRingRequest,
     GetRingResponse, ListRingsRequest, ListRingsResponse, Ring, UpdateRingRequest,
     UpdateRingResponse, WatchRingsRequest, WatchRingsResponse, ring_service_server::RingService,
 };
-use fluxcap_ring::RingName;
+use fluxcap_ring::{Creation, RingName};
 use fluxcap_service::{Refusal, WatchStream, Watches, blocking, checked, interval_stream, page};
 use std::{collections::BTreeSet, sync::Arc};
 use tonic::{Request, Response, Status, metadata::MetadataValue};
 
 /// In the answer to DeleteRing: who was attached.
 const ATTACHED: &str = "fluxcap-attached";
+
+/// A creation is given up when nobody waits for the answer any more: the client is gone, or its time is over. What was answered as
+/// failed is not made then.
+#[derive(Debug, Default)]
+struct Awaited(Arc<Creation>);
+
+impl Awaited {
+    fn how(&self, validate_only: bool) -> How {
+        How {
+            validate_only,
+            creation: Arc::clone(&self.0),
+        }
+    }
+}
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
 
 #[derive(Debug)]
 pub(crate) struct Service {
@@ -51,12 +71,19 @@ impl RingService for Service {
             validate_only,
         } = checked(request)?;
         let rings = Arc::clone(&self.rings);
+        let awaited = Awaited::default();
+        let how = awaited.how(validate_only);
+        let replace = if replace {
+            Replace::Always
+        } else {
+            Replace::Never
+        };
         let ring = blocking(move || {
             rings.create(
                 &parse_name(&name)?,
                 &spec.unwrap_or_default(),
                 replace,
-                validate_only,
+                &how,
             )
         })
         .await?;
@@ -105,13 +132,10 @@ impl RingService for Service {
         } = checked(request)?;
         let mask = update_mask.unwrap_or_default().paths;
         let rings = Arc::clone(&self.rings);
+        let awaited = Awaited::default();
+        let how = awaited.how(validate_only);
         let ring = blocking(move || {
-            rings.update(
-                &existing_name(&name)?,
-                &spec.unwrap_or_default(),
-                &mask,
-                validate_only,
-            )
+            rings.update(&existing_name(&name)?, &spec.unwrap_or_default(), &mask, &how)
         })
         .await?;
         Ok(Response::new(UpdateRingResponse { ring: Some(ring) }))
@@ -121,9 +145,10 @@ impl RingService for Service {
         &self,
         request: Request<DeleteRingRequest>,
     ) -> Result<Response<DeleteRingResponse>, Status> {
-        let name = existing_name(&checked(request)?.name)?;
+        let DeleteRingRequest { name, only_unused } = checked(request)?;
+        let name = existing_name(&name)?;
         let rings = Arc::clone(&self.rings);
-        let attached = blocking(move || rings.delete(&name)).await?;
+        let attached = blocking(move || rings.delete(&name, only_unused)).await?;
         let mut response = Response::new(DeleteRingResponse {});
         // Labels are free text; one that does not fit into a header is in the log only.
         if !attached.is_empty()

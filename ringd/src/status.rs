@@ -1,7 +1,10 @@
 //! What is told of a ring: statistics from shared memory as messages of the API.
 
 use fluxcap_proto::v1::{Reader, Ring, RingMode, RingSpec, RingStatus, Source, State};
-use fluxcap_ring::{Mode, ReaderStats, RingInfo, RingState, RingStats, SourceStats};
+use fluxcap_ring::{
+    Mode, Observer, ReaderStats, RingDir, RingInfo, RingName, RingState, RingStats, SourceStats,
+};
+use fluxcap_service::format_size;
 use std::collections::BTreeMap;
 
 /// A ring as clients see it.
@@ -63,7 +66,32 @@ fn status(stats: &RingStats) -> RingStatus {
         ),
         sources: stats.sources.iter().map(source).collect(),
         readers: stats.readers.iter().map(reader).collect(),
+        remarks: Vec::new(),
     }
+}
+
+/// What else is to be known of a ring: earlier epochs that are kept, workers that have lost their places.
+pub(crate) fn remarks(dir: &RingDir, name: &RingName, stats: &RingStats) -> Vec<String> {
+    let mut remarks = Vec::new();
+    let kept = fluxcap_ring::kept_of(dir, name);
+    if kept.epochs > 0 {
+        remarks.push(format!(
+            "{} earlier epochs ({}) are kept until their readers have passed: {}",
+            kept.epochs,
+            format_size(kept.bytes),
+            kept.readers.join(", ")
+        ));
+    }
+    if stats.gone.evicted > 0
+        && let Ok(observer) = Observer::open(dir, name)
+        && let Some((worker, to)) = observer.evicted()
+    {
+        remarks.push(format!(
+            "{} dead workers have lost their places to other readers, because all were taken; the last: {worker}, to {to}",
+            stats.gone.evicted
+        ));
+    }
+    remarks
 }
 
 /// Counters by name, without those that nothing was counted under.

@@ -279,7 +279,7 @@ impl<'w> Sender<'w> {
             self.send_rest();
             self.path.hurry(false);
             self.intake
-                .set_rings(&new.rings, &reader(self.worker), new.start);
+                .set_rings(&self.job.rings, &new.rings, &reader(self.worker), new.start);
         }
         self.intake.set_merge_window(new.merge_window_us);
         let path = wanted(&spec)?;
@@ -310,7 +310,7 @@ impl<'w> Sender<'w> {
         while Instant::now() < end && self.turn() > 0 {}
         self.send_rest();
         if self.worker.deleting() {
-            self.intake.detach();
+            self.intake.detach(&self.job.rings);
         }
     }
 }

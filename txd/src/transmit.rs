@@ -230,8 +230,12 @@ impl<'w> Transmit<'w> {
                 .apply(spec.latency(), spec.scheduling.as_ref());
         }
         if spec.rings != self.spec.rings {
-            self.intake
-                .set_rings(&spec.rings, &reader(self.worker), spec.start);
+            self.intake.set_rings(
+                &self.job.rings,
+                &spec.rings,
+                &reader(self.worker),
+                spec.start,
+            );
         }
         let way =
             |spec: &TransmitSpec| (spec.interfaces.clone(), spec.io.clone(), spec.qdisc_bypass);
@@ -256,7 +260,7 @@ impl<'w> Transmit<'w> {
         while Instant::now() < end && self.turn() {}
         self.send_rest();
         if self.worker.deleting() {
-            self.intake.detach();
+            self.intake.detach(&self.job.rings);
         }
     }
 }

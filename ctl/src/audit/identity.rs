@@ -77,6 +77,40 @@ struct Sum {
 }
 
 impl Sum {
+    fn of_reader(label: &str) -> Sum {
+        Sum {
+            stage: "I4 reader",
+            object: label.to_owned(),
+            upstream: 0,
+            downstream: 0,
+            drops: 0,
+            bound: 0,
+            excuse: String::new(),
+        }
+    }
+
+    fn add(&mut self, other: &Sum) {
+        self.upstream = self.upstream.saturating_add(other.upstream);
+        self.downstream = self.downstream.saturating_add(other.downstream);
+        self.drops = self.drops.saturating_add(other.drops);
+    }
+
+    /// Adds the places that a reader has in earlier epochs. Where it has gone on from one (`left`), it must have passed all of that.
+    fn add_past(&mut self, label: &str, past: &[RingStats], mut left: bool) {
+        for ring in past.iter().rev() {
+            let Some(place) = ring.readers.iter().find(|place| place.label == label) else {
+                continue;
+            };
+            let mut sum = passed(place, place, ring);
+            if left {
+                let end = ring.last_seq.saturating_add(1);
+                sum.upstream = end.wrapping_sub(place.attach_seq);
+            }
+            left |= place.next_seq > 1;
+            self.add(&sum);
+        }
+    }
+
     fn line(self, ring: &str, moment: Moment) -> Line {
         let residual =
             i128::from(self.upstream) - i128::from(self.downstream) - i128::from(self.drops);
@@ -114,8 +148,9 @@ impl Sum {
     }
 }
 
-/// All stages of a ring from two looks at it, `a` before `b`.
-pub(super) fn lines(a: &RingStats, b: &RingStats, moment: Moment) -> Vec<Line> {
+/// All stages of a ring from two looks at it, `a` before `b`, and from a look before `b` at the `past`: the epochs that readers have not
+/// passed yet, oldest first.
+pub(super) fn lines(a: &RingStats, b: &RingStats, past: &[RingStats], moment: Moment) -> Vec<Line> {
     // A ring that was replaced in between is a new account.
     let a = if a.info.epoch == b.info.epoch { a } else { b };
     let mut sums: Vec<Sum> = b.sources.iter().filter_map(kernel).collect();
@@ -129,8 +164,19 @@ pub(super) fn lines(a: &RingStats, b: &RingStats, moment: Moment) -> Vec<Line> {
             .iter()
             .find(|other| same_reader(other, reader))
             .unwrap_or(reader);
-        sums.push(passed(earlier, reader, b));
-        sums.push(outcomes(earlier, reader));
+        let mut sum = passed(earlier, reader, b);
+        sum.add_past(&reader.label, past, reader.next_seq > 1);
+        sums.push(sum);
+        let mut sum = outcomes(earlier, reader);
+        for place in places(past, &reader.label) {
+            sum.add(&outcomes(place, place));
+        }
+        sums.push(sum);
+    }
+    for reader in only_in_the_past(b, past) {
+        let mut sum = Sum::of_reader(&reader.label);
+        sum.add_past(&reader.label, past, false);
+        sums.push(sum);
     }
     let ring = b.info.name.to_string();
     sums.into_iter()
@@ -188,18 +234,35 @@ fn published(a: &RingStats, b: &RingStats) -> Sum {
     }
 }
 
-/// I4: frames passed by a reader = delivered + lapped + corrupt + skipped.
+/// The places of a reader in earlier epochs.
+fn places<'a>(past: &'a [RingStats], label: &'a str) -> impl Iterator<Item = &'a ReaderStats> {
+    let readers = past.iter().flat_map(|ring| &ring.readers);
+    readers.filter(move |place| place.label == label)
+}
+
+/// Readers that have a place in an earlier epoch and none in the ring of today, each once.
+fn only_in_the_past<'a>(ring: &RingStats, past: &'a [RingStats]) -> Vec<&'a ReaderStats> {
+    let mut found: Vec<&ReaderStats> = Vec::new();
+    for place in past.iter().flat_map(|ring| &ring.readers) {
+        let same = |other: &ReaderStats| other.label == place.label;
+        if !ring.readers.iter().any(same) && !found.iter().any(|it| same(it)) {
+            found.push(place);
+        }
+    }
+    found
+}
+
+/// I4: frames passed by a reader = delivered + lapped + corrupt + skipped. Over all epochs: where it began lies before the first
+/// frame of this one, and wraps, when there were others.
 fn passed(earlier: &ReaderStats, reader: &ReaderStats, ring: &RingStats) -> Sum {
     // A reader ahead of the ring was given frames that were never published: so many too many.
     let end = reader.next_seq.min(ring.last_seq.saturating_add(1));
     Sum {
-        stage: "I4 reader",
-        object: reader.label.clone(),
-        upstream: end.saturating_sub(reader.attach_seq),
+        upstream: end.wrapping_sub(reader.attach_seq),
         downstream: earlier.delivered,
         drops: total([earlier.lapped, earlier.corrupt, earlier.skipped]),
         bound: reader.next_seq.saturating_sub(earlier.next_seq),
-        excuse: String::new(),
+        ..Sum::of_reader(&reader.label)
     }
 }
 

@@ -72,7 +72,7 @@ fn sound() -> RingStats {
 }
 
 fn verdicts(a: &RingStats, b: &RingStats, moment: Moment) -> Vec<(&'static str, Verdict)> {
-    lines(a, b, moment)
+    lines(a, b, &[], moment)
         .iter()
         .map(|line| (line.stage, line.verdict))
         .collect()
@@ -87,7 +87,7 @@ fn open(ring: &RingStats) -> Vec<(&'static str, Verdict)> {
 
 #[test]
 fn the_books_of_a_sound_ring_close_at_all_stages() {
-    let lines = lines(&sound(), &sound(), Moment::Still);
+    let lines = lines(&sound(), &sound(), &[], Moment::Still);
     assert_eq!(lines.len(), 5);
     assert!(
         lines
@@ -198,7 +198,7 @@ fn a_ring_replaced_between_the_looks_is_an_account_of_its_own() {
     let mut earlier = sound();
     earlier.published_frames = 1_000_000;
     assert!(
-        lines(&earlier, &later, Moment::Still)
+        lines(&earlier, &later, &[], Moment::Still)
             .iter()
             .all(|line| line.verdict == Verdict::Ok)
     );
@@ -208,7 +208,7 @@ fn a_ring_replaced_between_the_looks_is_an_account_of_its_own() {
 fn the_failure_names_stage_ring_object_and_sum() {
     let mut ring = sound();
     ring.readers[0].outcomes[0].1 += 2;
-    let stages: Vec<Line> = lines(&ring, &ring, Moment::Still);
+    let stages: Vec<Line> = lines(&ring, &ring, &[], Moment::Still);
     let failure = Account {
         quiet: true,
         waited_seconds: 0.1,
@@ -388,4 +388,44 @@ fn a_mirror_whose_books_do_not_close_is_named_with_the_way_to_see_it() {
         failure.hint.contains("fluxctl mirror show m"),
         "{failure:?}"
     );
+}
+
+/// The account of the reader over all epochs: what it passed, got, and lost.
+fn reader(ring: &RingStats, past: &[RingStats]) -> (u64, u64, u64, i64) {
+    let lines = lines(ring, ring, past, Moment::Still);
+    let mut of_reader = lines.iter().filter(|line| line.stage == "I4 reader");
+    let line = of_reader.next().unwrap();
+    assert_eq!(of_reader.next(), None, "one line for each reader");
+    (line.upstream, line.downstream, line.drops, line.residual)
+}
+
+#[test]
+fn the_books_of_a_reader_are_summed_over_epochs() {
+    // It is still in the epoch before: there is a place for it in this one.
+    let past = sound();
+    let mut ring = sound();
+    ring.readers[0] = ReaderStats {
+        attach_seq: 1,
+        next_seq: 1,
+        delivered: 0,
+        lapped: 0,
+        corrupt: 0,
+        skipped: 0,
+        outcomes: Vec::new(),
+        ..ring.readers[0].clone()
+    };
+    assert_eq!(reader(&ring, &[past.clone()]), (50, 40, 10, 0));
+    // It has taken its books along: 60 frames of the epoch before lie ahead of the first of this one.
+    let mut later = sound();
+    later.readers[0].attach_seq = 1_u64.wrapping_sub(60);
+    later.readers[0].next_seq = 11;
+    (later.readers[0].delivered, later.readers[0].lapped) = (60, 7);
+    assert_eq!(reader(&later, &[]), (70, 60, 10, 0));
+    // It has gone on without having passed the epoch before: 10 frames of that are missing.
+    later.readers[0].attach_seq = 1;
+    (later.readers[0].delivered, later.readers[0].lapped) = (7, 0);
+    assert_eq!(reader(&later, &[past.clone()]), (70, 47, 13, 10));
+    // It has no place in the ring of today.
+    ring.readers.clear();
+    assert_eq!(reader(&ring, &[past]), (50, 40, 10, 0));
 }

@@ -12,9 +12,6 @@ use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
-/// Sources that a ring can have.
-const SOURCES: u16 = 32;
-
 /// A file, a pipe or the terminal.
 pub(super) struct Sink {
     form: Form,
@@ -76,7 +73,7 @@ impl Sink {
     /// Begins with a ring or a new epoch of it: its sources are known by other numbers than before.
     pub(super) fn begin(&mut self, consumer: &Consumer, ring: &RingName) -> Result<(), Failure> {
         self.sources.clear();
-        for index in (0..SOURCES).filter(|index| consumer.source_name(*index).is_some()) {
+        for index in consumer.sources() {
             self.source(consumer, index)?;
         }
         if self.sources.is_empty() {

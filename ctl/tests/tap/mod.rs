@@ -111,7 +111,7 @@ fn make(dir: &TempDir, name: &RingName, replace: bool) {
         replace,
         file_mode: 0o660,
         base_pos: None,
-        memory_limit: None,
+        ..CreateOptions::default()
     };
     create(&RingDir::new(dir.path()), name, &options).expect("a ring");
 }

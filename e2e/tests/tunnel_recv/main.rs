@@ -459,7 +459,7 @@ fn ring_that_is_missing_is_waited_for_and_one_that_is_replaced_is_followed() {
     let status = lab.after(43);
     assert_eq!(drops(&status), [("ring_absent".to_owned(), 1)]);
     assert_eq!(bytes(missing.take(20, SOON)).len(), 20);
-    lab.ctl("ring delete missing");
+    lab.ctl("ring delete --force missing");
     lab.wait_state("waiting", "ring missing does not exist");
     lab.audit();
 }

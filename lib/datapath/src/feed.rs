@@ -1,4 +1,4 @@
-//! One ring of a sender: found by name, read from where it was left, followed when it is replaced.
+//! One ring of a sender: found by name, read from where it was left, followed from epoch to epoch.
 
 use crate::merge::Lane;
 use crate::ring_advice;
@@ -28,7 +28,7 @@ pub struct FeedLive {
 pub struct Feed {
     name: String,
     reader: String,
-    /// Where to begin; once the ring was read, at the oldest frame of what takes its place.
+    /// Where to begin where it has no place yet; once the ring was read or waited for, at the first frame of what comes.
     start: Start,
     ring: Option<Consumer>,
     batch: Batch,
@@ -103,7 +103,7 @@ impl Feed {
         if self.has_frames() {
             return;
         }
-        self.open(rings);
+        self.open(rings, live);
         let Some(ring) = &mut self.ring else { return };
         self.done = 0;
         match ring.poll(&mut self.batch) {
@@ -113,12 +113,7 @@ impl Feed {
                 live.lapped.add(self.batch.lapped());
             }
             Ok(Poll::Empty) => {}
-            Ok(Poll::Retired) => {
-                self.close(
-                    State::Waiting,
-                    format!("ring {} was replaced or deleted", self.name),
-                );
-            }
+            Ok(Poll::Retired) => self.follow(live),
             Err(error) => {
                 tracing::error!(ring = %self.name, %error, "cannot read the ring");
                 self.broken = Some(self.status.epoch);
@@ -129,6 +124,35 @@ impl Feed {
                 self.tried = Some(Instant::now());
             }
         }
+    }
+
+    /// Through with an epoch of the ring: goes on with the next, if there is one. Otherwise its place is kept for it until one comes.
+    #[cold]
+    fn follow(&mut self, live: &FeedLive) {
+        let Some(ring) = &mut self.ring else { return };
+        match ring.advance() {
+            Ok(Some(lapped)) => {
+                live.lapped.add(lapped);
+                let epoch = ring.info().epoch;
+                self.enter(epoch);
+            }
+            Ok(None) => {
+                let reason = format!("ring {} was deleted, or its files were", self.name);
+                self.close(State::Waiting, reason);
+            }
+            Err(error) => {
+                // Its place is kept, too.
+                self.close(State::Waiting, error.to_string());
+                self.tried = Some(Instant::now());
+            }
+        }
+    }
+
+    /// Takes note of the epoch that is read.
+    fn enter(&mut self, epoch: u64) {
+        self.status.epoch = epoch;
+        tracing::info!(ring = %self.name, epoch, reader = %self.reader, "reading ring");
+        self.set_state(State::Running, String::new());
     }
 
     /// Takes note that the first `frames` frames at hand are dealt with.
@@ -143,7 +167,21 @@ impl Feed {
         }
     }
 
-    fn open(&mut self, rings: &RingDir) {
+    /// Of an epoch that cannot be read the next one is what helps, once there is one: what is unread here is lost, and counted.
+    #[cold]
+    fn pass_by(&mut self, mut ring: Consumer, live: &FeedLive) {
+        if ring.retired().is_none() {
+            return;
+        }
+        if let Ok(Some(lapped)) = ring.advance() {
+            live.lapped.add(lapped);
+            self.broken = None;
+            self.enter(ring.info().epoch);
+            self.ring = Some(ring);
+        }
+    }
+
+    fn open(&mut self, rings: &RingDir, live: &FeedLive) {
         if self.ring.is_some() || self.tried.is_some_and(|tried| tried.elapsed() < RETRY) {
             return;
         }
@@ -151,20 +189,18 @@ impl Feed {
         let opened = RingName::parse(&self.name)
             .and_then(|name| Consumer::open(rings, &name, &self.reader, self.start, true));
         match opened {
-            Ok(ring) if self.broken == Some(ring.info().epoch) => {}
+            Ok(ring) if self.broken == Some(ring.info().epoch) => self.pass_by(ring, live),
             Ok(ring) => {
                 self.broken = None;
-                self.status.epoch = ring.info().epoch;
-                tracing::info!(ring = %self.name, epoch = self.status.epoch, reader = %self.reader, "reading ring");
                 // What comes in the place of this ring is all new.
-                self.start = Start::Oldest;
-                self.set_state(State::Running, String::new());
+                self.start = Start::First;
+                self.enter(ring.info().epoch);
                 self.ring = Some(ring);
             }
             Err(error) => {
                 if let Error::NotFound { .. } = error {
                     // Should it come later, then all that is in it came while this sender was there.
-                    self.start = Start::Oldest;
+                    self.start = Start::First;
                 }
                 self.set_state(State::Waiting, ring_advice(&self.name, &error));
             }
@@ -177,10 +213,17 @@ impl Feed {
         self.set_state(state, reason);
     }
 
-    /// Leaves the ring for good: its reader slot is free again.
-    pub(crate) fn detach(&mut self) {
-        if let Some(ring) = self.ring.take() {
-            ring.detach();
+    /// Leaves the ring for good: its places are free again, also those that wait for a ring which is not there.
+    pub(crate) fn detach(&mut self, rings: &RingDir) {
+        match self.ring.take() {
+            Some(ring) => ring.detach(),
+            None => {
+                if let Ok(name) = RingName::parse(&self.name)
+                    && let Err(error) = Consumer::forget(rings, &name, &self.reader)
+                {
+                    tracing::warn!(ring = %self.name, %error, reader = %self.reader, "cannot give up the place in the ring");
+                }
+            }
         }
     }
 

@@ -38,14 +38,20 @@ impl Intake {
     }
 
     /// Reads these rings from now on. Those that were read before go on where they are, and the others' places are given back.
-    pub fn set_rings(&mut self, rings: &[String], reader: &str, start: Option<v1::Start>) {
+    pub fn set_rings(
+        &mut self,
+        dir: &RingDir,
+        rings: &[String],
+        reader: &str,
+        start: Option<v1::Start>,
+    ) {
         let mut old = std::mem::take(&mut self.feeds);
         for feed in feeds(rings, reader, start) {
             let known = old.iter().position(|old| old.name() == feed.name());
             self.feeds
                 .push(known.map_or(feed, |at| old.swap_remove(at)));
         }
-        old.iter_mut().for_each(Feed::detach);
+        old.iter_mut().for_each(|feed| feed.detach(dir));
     }
 
     /// How long a frame is held back for an earlier one; 0 means the default.
@@ -161,8 +167,8 @@ impl Intake {
     }
 
     /// Leaves all rings for good.
-    pub fn detach(&mut self) {
-        self.feeds.iter_mut().for_each(Feed::detach);
+    pub fn detach(&mut self, dir: &RingDir) {
+        self.feeds.iter_mut().for_each(|feed| feed.detach(dir));
     }
 }
 

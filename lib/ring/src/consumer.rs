@@ -10,11 +10,14 @@ use rustix::io::Errno;
 use rustix::thread::futex;
 
 use crate::batch::{Batch, Loss};
+use crate::create::DirLock;
+use crate::epochs::{self, Bounds, Next};
 use crate::error::Error;
 use crate::files::{self, Access, Opened, Retired, RingInfo};
 use crate::layout::{LABEL_MAX, Mode};
 use crate::memory::shared::Shared;
 use crate::name::{RingDir, RingName};
+use crate::name_watch::{self, NameWatch};
 use crate::observe::{self, ReaderStats};
 use crate::protocol::{
     Account, Copied, DATA_BELL, Kind, Parsed, Reader, SPACE_BELL, Slept, Word, ledger_at,
@@ -31,7 +34,8 @@ pub enum Poll {
     Frames(usize),
     /// There is nothing now.
     Empty,
-    /// There will never be anything again: the ring is retired, drained, and its producer is gone.
+    /// There will never be anything again: the ring is retired, drained, and its producer is gone. [`Consumer::advance`] goes on
+    /// with the next epoch.
     Retired,
 }
 
@@ -42,6 +46,8 @@ const STRIKES: u32 = 3;
 const SPINS: u32 = 64;
 /// Most attempts within one poll to get past laps, fillings and corrupt records.
 const ROUNDS: u32 = 4;
+/// Nanoseconds between two signs of life in the slot of one that works.
+const LIFE_SIGN: u64 = 500_000_000;
 
 /// A registered consumer of a ring.
 ///
@@ -53,6 +59,12 @@ pub struct Consumer {
     /// Carries the slot's lock.
     readers_file: File,
     info: RingInfo,
+    dir: RingDir,
+    label: String,
+    uuid: [u64; 2],
+    watch: NameWatch,
+    /// When the slot had a sign of life last, by the coarse clock.
+    alive: u64,
     reader: Reader,
     slot: usize,
     account: Account,
@@ -68,8 +80,9 @@ pub struct Consumer {
 
 impl Consumer {
     /// Registers a consumer under `label`, 1 to 64 bytes. With `resume`, one that died under the same
-    /// label is continued: after the last frame that it was given, with its counters; what it was
-    /// given and had not accounted for becomes [`Outcome::Killed`]. Otherwise `start` says where.
+    /// label is continued: in the epoch that it was in, after the last frame that it was given, with its counters; what it was
+    /// given and had not accounted for becomes [`Outcome::Killed`]. Otherwise `start` says where. Without `resume`, the place is
+    /// given to others first when its consumer has died.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Retired`], [`Error::NoSlot`], [`Error::Damaged`],
@@ -82,19 +95,44 @@ impl Consumer {
         resume: bool,
     ) -> Result<Self, Error> {
         files::check_label(label, LABEL_MAX)?;
-        let opened = files::open(dir, name, Access::Consumer)?;
+        let left = if resume {
+            epochs::resume(dir, name, label)?
+        } else {
+            None
+        };
+        let (opened, claim) = match left {
+            Some((opened, index)) => (
+                opened,
+                Claim {
+                    index,
+                    resumed: true,
+                },
+            ),
+            None => {
+                let opened = files::open(dir, name, Access::Consumer)?.unless_retired()?;
+                let earlier = epochs::earlier_readers(dir, name, opened.info.epoch);
+                let file = &opened.readers_file;
+                let claim = slots::claim(&opened.shared, file, name, label, resume, &earlier)?;
+                (opened, claim)
+            }
+        };
         let Opened {
             shared,
             header,
             info,
             readers_file,
-        } = opened.unless_retired()?;
-        let claim = slots::claim(&shared, &readers_file, name, label, resume)?;
+            watch,
+        } = opened;
         let mut consumer = Self {
             reader: Reader::new(header.geometry(), header.base_pos, 1),
             shared,
             readers_file,
             info,
+            dir: dir.clone(),
+            label: label.to_owned(),
+            uuid: header.uuid,
+            watch,
+            alive: 0,
             slot: claim.index,
             account: Account::default(),
             published: Account::default(),
@@ -108,12 +146,24 @@ impl Consumer {
             path: dir.data_path(name),
             reason: "its positions do not agree",
         };
-        consumer.settle(&claim, label, start).ok_or_else(damaged)?;
+        let kind = if resume {
+            slots::Kind::Named
+        } else {
+            slots::Kind::Transient
+        };
+        let settled = consumer.settle(&claim, label, kind, start);
+        settled.ok_or_else(damaged)?;
         Ok(consumer)
     }
 
     /// Finds the first position and fills the slot. `None`: the ring is damaged.
-    fn settle(&mut self, claim: &Claim, label: &str, start: Start) -> Option<()> {
+    fn settle(
+        &mut self,
+        claim: &Claim,
+        label: &str,
+        kind: slots::Kind,
+        start: Start,
+    ) -> Option<()> {
         if claim.resumed && self.resume()? {
             return Some(());
         }
@@ -130,7 +180,7 @@ impl Consumer {
             next_seq,
             ..Account::default()
         };
-        slots::register(&self.shared, self.slot, label, &self.account);
+        slots::register(&self.shared, self.slot, label, kind, &self.account);
         Some(())
     }
 
@@ -164,10 +214,60 @@ impl Consumer {
             .wrapping_add(slot.outcome(Outcome::Copied));
         slot.add_outcome(Outcome::Killed, due.saturating_sub(settled));
         slot.sign();
+        self.enter(account);
+        Some(true)
+    }
+
+    /// Reads on where `account` says.
+    fn enter(&mut self, account: Account) {
         self.reader = Reader::new(*self.reader.geometry(), account.pos, account.next_seq);
         self.reader.restore(account.lapped, account.corrupt);
         self.account = account;
-        Some(true)
+    }
+
+    /// After [`Poll::Retired`]: goes on at the beginning of the next epoch of the ring, with all counters. Returns the frames that were
+    /// lost between the two, because epochs were cut off there or this one could not be read to its end; they are among the
+    /// lapped ones already. `None` while there is no next epoch, or the producer has not left this one: the place is kept, also when
+    /// this consumer is dropped.
+    ///
+    /// # Errors
+    /// [`Error::Locked`], [`Error::NoSlot`], [`Error::Io`]: nothing has changed then.
+    pub fn advance(&mut self) -> Result<Option<u64>, Error> {
+        let name = self.info.name.clone();
+        let _lock = DirLock::take(self.dir.place(&name))?;
+        // Where it ends is known once nobody can add anything.
+        if files::producer_lives(&self.readers_file, &name)? {
+            return Ok(None);
+        }
+        let from = epochs::From {
+            info: &self.info,
+            uuid: self.uuid,
+            shared: &self.shared,
+            slot: self.slot,
+            label: &self.label,
+        };
+        let Some(Next { opened, slot }) = epochs::advance(&self.dir, &from)? else {
+            return Ok(None);
+        };
+        let lapped = self.account.lapped;
+        self.slot().vacate();
+        let Opened {
+            shared,
+            header,
+            info,
+            readers_file,
+            watch,
+        } = opened;
+        self.reader = Reader::new(header.geometry(), header.base_pos, 1);
+        (self.shared, self.readers_file, self.info) = (shared, readers_file, info);
+        (self.uuid, self.watch, self.slot) = (header.uuid, watch, slot);
+        (self.strikes, self.first_strike, self.quarantine) = (0, None, None);
+        let account = self.slot().account().unwrap_or_default();
+        self.enter(account);
+        self.published = account;
+        // What this was the last reader of is not needed any more. Should it not be possible, somebody else does it.
+        let _ = epochs::sweep(&self.dir, &name, Bounds::NONE);
+        Ok(Some(account.lapped.saturating_sub(lapped)))
     }
 
     fn slot(&self) -> Slot<'_> {
@@ -302,9 +402,7 @@ impl Consumer {
 
     /// Nothing to read: is there anything to come?
     fn idle(&self) -> Result<Poll, Error> {
-        if self.shared.retired().is_none()
-            || files::producer_lives(&self.readers_file, &self.info.name)?
-        {
+        if self.retired().is_none() || files::producer_lives(&self.readers_file, &self.info.name)? {
             return Ok(Poll::Empty);
         }
         // The lock was freed after the last publication, so this look is the last one needed.
@@ -351,6 +449,11 @@ impl Consumer {
             corrupt: self.reader.corrupt(),
             ..self.account
         };
+        let now = name_watch::now_ns();
+        if now.wrapping_sub(self.alive) > LIFE_SIGN {
+            self.alive = now;
+            self.slot().show_life();
+        }
         if account == self.published {
             return;
         }
@@ -408,9 +511,9 @@ impl Consumer {
         }
     }
 
-    /// Whether the ring was deleted or replaced; there may still be frames in it.
+    /// Whether the ring was deleted or replaced, or has lost its files; there may still be frames in it.
     pub fn retired(&self) -> Option<Retired> {
-        self.shared.retired()
+        self.shared.retired_or(&self.watch)
     }
 
     /// Counts what became of delivered frames.
@@ -425,14 +528,33 @@ impl Consumer {
         observe::reader_stats(&self.shared, self.slot, true, &ledger)
     }
 
-    /// Name of a source, none when there is no such source.
+    /// The numbers of the sources that there are now.
+    pub fn sources(&self) -> Vec<u16> {
+        sources::numbers(&self.shared.data)
+    }
+
+    /// Name of a source, none when there is no such source (any more).
     pub fn source_name(&self, index: u16) -> Option<String> {
         sources::name(&self.shared.data, index)
     }
 
-    /// Gives the slot up: nobody will resume here.
+    /// Gives the place up, in this epoch and in those that came after it: nobody will resume here.
     pub fn detach(self) {
         self.slot().free();
+        // Places in later epochs; when there are none, because the ring has not been retired, that spares the lock.
+        if self.shared.retired().is_some() {
+            let _ = Self::forget(&self.dir, &self.info.name, &self.label);
+        }
+    }
+
+    /// Gives up the places that a dead consumer of that label has in any epoch of a ring.
+    ///
+    /// # Errors
+    /// [`Error::Locked`], [`Error::Io`].
+    pub fn forget(dir: &RingDir, name: &RingName, label: &str) -> Result<(), Error> {
+        let _lock = DirLock::take(dir.place(name))?;
+        epochs::forget(dir, name, label);
+        epochs::sweep(dir, name, Bounds::NONE).map(drop)
     }
 }
 

@@ -5,23 +5,55 @@
 //! (freed by the kernel when its holder dies) makes the naming of the two files one step.
 
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, CWD, FlockOperation, Mode as FileMode, OFlags};
+use rustix::fs::{CWD, FlockOperation, Mode as FileMode, OFlags};
 use rustix::io::Errno;
-use shared_memory::{ShmemConf, ShmemError};
 
 use crate::budget;
+use crate::draft::{Announcement, Draft};
+use crate::epochs::{self, Bounds};
 use crate::error::{Error, IoContext};
-use crate::files::{self, Access, RingInfo};
+use crate::files::{self, Access, Pair, RingInfo};
 use crate::layout::{Header, Mode, PAGE, READERS_MAGIC, STATE_LIVE, data, readers};
 use crate::memory::mapping::Mapping;
 use crate::memory::shared::Shared;
 use crate::name::{Backing, RingDir, RingName};
 use crate::protocol::Writer;
+
+/// A creation under way: what it has come to, and the way to give it up.
+#[derive(Debug, Default)]
+pub struct Creation {
+    reserved: AtomicU64,
+    cancelled: AtomicBool,
+}
+
+impl Creation {
+    /// Bytes of memory that are reserved already.
+    pub fn reserved(&self) -> u64 {
+        self.reserved.load(Ordering::Relaxed)
+    }
+
+    /// Nobody waits for it any more: the ring is not made, unless it has its name already.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was given up.
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// Takes note of progress; whether to go on.
+    fn add(&self, bytes: u64) -> bool {
+        self.reserved.fetch_add(bytes, Ordering::Relaxed);
+        !self.is_cancelled()
+    }
+}
 
 /// How a ring is to be created.
 #[derive(Debug, Clone)]
@@ -39,6 +71,11 @@ pub struct CreateOptions {
     pub base_pos: Option<u64>,
     /// Refuse to create a ring that occupies more bytes than this.
     pub memory_limit: Option<u64>,
+    /// Earlier epochs of the ring, which are kept until their readers have passed, may occupy so many bytes; the oldest of what is
+    /// more is cut off.
+    pub keep_bytes: Option<u64>,
+    /// To watch the creation, and to give it up.
+    pub creation: Option<Arc<Creation>>,
 }
 
 impl Default for CreateOptions {
@@ -50,6 +87,8 @@ impl Default for CreateOptions {
             file_mode: 0o660,
             base_pos: None,
             memory_limit: None,
+            keep_bytes: None,
+            creation: None,
         }
     }
 }
@@ -64,11 +103,12 @@ pub fn footprint(dir: &RingDir, capacity: u64) -> Result<u64, Error> {
     Ok(blank(capacity, unit, Mode::Overwrite).footprint())
 }
 
-/// Creates a ring: reserves all of its memory, then gives it its name.
+/// Creates a ring: reserves all of its memory, then gives it its name. Where the name stands for a ring that was retired or is
+/// damaged, the new one takes its place. Readers that are registered in the one before have their places in the new one, too.
 ///
 /// # Errors
 /// [`Error::Exists`] unless `replace` is set, [`Error::NotEnoughMemory`] before any page is touched,
-/// [`Error::InvalidCapacity`], [`Error::InvalidBase`], [`Error::Locked`], [`Error::Io`].
+/// [`Error::InvalidCapacity`], [`Error::InvalidBase`], [`Error::Foreign`], [`Error::Cancelled`], [`Error::Locked`], [`Error::Io`].
 pub fn create(dir: &RingDir, name: &RingName, options: &CreateOptions) -> Result<RingInfo, Error> {
     let place = dir.place(name);
     let unit = unit_of(place)?;
@@ -85,7 +125,8 @@ pub fn create(dir: &RingDir, name: &RingName, options: &CreateOptions) -> Result
         None => random()? << 40,
     };
     header.uuid = [random()?, random()?];
-    if !options.replace && living(dir, name)?.is_some() {
+    let standing = Standing::of(&dir.pair(name))?;
+    if !options.replace && matches!(standing, Standing::Live(_)) {
         return Err(Error::Exists {
             name: name.to_string(),
         });
@@ -100,6 +141,7 @@ pub fn create(dir: &RingDir, name: &RingName, options: &CreateOptions) -> Result
     if needed > available {
         return Err(short);
     }
+    let _announcement = Announcement::new(dir, name);
     let data = Draft::new(
         dir,
         name,
@@ -114,39 +156,51 @@ pub fn create(dir: &RingDir, name: &RingName, options: &CreateOptions) -> Result
         header.readers_len(),
         options.file_mode,
     )?;
-    let shared = Shared {
-        data: reserve(&data, header.file_len(), header.capacity, unit, &short)?,
-        readers: reserve(&readers, header.readers_len(), 0, unit, &short)?,
+    let creation = options.creation.as_deref();
+    let reserve = |draft: &Draft, len, ring| {
+        let reserved = reserve(draft, len, ring, unit, &short, creation);
+        match creation {
+            Some(creation) if creation.is_cancelled() => Err(Error::Cancelled {
+                name: name.to_string(),
+            }),
+            _ => reserved,
+        }
     };
-    publish(dir, name, header, &shared, &data, &readers, options.replace)
+    let shared = Shared {
+        data: reserve(&data, header.file_len(), header.capacity)?,
+        readers: reserve(&readers, header.readers_len(), 0)?,
+    };
+    publish(dir, name, header, &shared, &data, &readers, options)
 }
 
-/// Deletes a ring: its users finish what is in it, then find that it is gone.
+/// Deletes a ring: its users finish what is in it, then find that it is gone. The places of its registered readers are kept for the
+/// next ring of that name.
 ///
 /// # Errors
-/// [`Error::NotFound`], [`Error::Locked`], [`Error::Io`].
+/// [`Error::NotFound`], [`Error::Foreign`], [`Error::Locked`], [`Error::Io`].
 pub fn delete(dir: &RingDir, name: &RingName) -> Result<(), Error> {
+    let pair = dir.pair(name);
     let _lock = DirLock::take(dir.place(name))?;
-    let found = living(dir, name)?;
-    let (data_path, readers_path) = (dir.data_path(name), dir.readers_path(name));
-    if found.is_none() && !data_path.exists() {
-        return Err(Error::NotFound {
-            name: name.to_string(),
-            dir: dir.place(name).to_owned(),
-        });
-    }
-    // Retired first: were the names gone first, a killed deleter would leave users waiting for ever.
-    if let Some(ring) = found.flatten() {
-        ring.shared.retire(None);
+    match Standing::of(&pair)? {
+        Standing::Free => return Err(pair.not_found()),
+        // Retired first: were the names gone first, a killed deleter would leave users waiting for ever.
+        Standing::Live(ring) => {
+            ring.shared.retire(None);
+            epochs::keep(dir, &ring)?;
+        }
+        Standing::Retired(ring) => epochs::keep(dir, &ring)?,
+        Standing::Damaged => {}
     }
     for path in [
-        data_path,
-        next(&dir.data_path(name)),
-        readers_path,
-        next(&dir.readers_path(name)),
+        &pair.data,
+        &next(&pair.data),
+        &pair.readers,
+        &next(&pair.readers),
     ] {
-        remove(&path)?;
+        remove(path)?;
     }
+    // What cannot be let go of now is later.
+    let _ = epochs::sweep(dir, name, Bounds::NONE);
     Ok(())
 }
 
@@ -186,7 +240,14 @@ fn random() -> Result<u64, Error> {
 }
 
 /// Maps a draft and makes the kernel provide every page of it.
-fn reserve(draft: &Draft, len: u64, ring: u64, unit: u64, short: &Error) -> Result<Mapping, Error> {
+fn reserve(
+    draft: &Draft,
+    len: u64,
+    ring: u64,
+    unit: u64,
+    short: &Error,
+    creation: Option<&Creation>,
+) -> Result<Mapping, Error> {
     let shortage = |e: &std::io::Error| {
         matches!(
             e.raw_os_error(),
@@ -209,8 +270,9 @@ fn reserve(draft: &Draft, len: u64, ring: u64, unit: u64, short: &Error) -> Resu
             available: 0,
         },
     };
+    let progress = |bytes| creation.is_none_or(|creation| creation.add(bytes));
     let mapped = Mapping::new(&draft.file, len, ring, unit, true)
-        .and_then(|mapping| mapping.populate().map(|()| mapping));
+        .and_then(|mapping| mapping.populate(progress).map(|()| mapping));
     match mapped {
         Err(e) if shortage(&e) => Err(copy()),
         other => other.at("reserve memory for", &draft.goal),
@@ -225,42 +287,64 @@ fn publish(
     shared: &Shared,
     data_draft: &Draft,
     readers_draft: &Draft,
-    replace: bool,
+    options: &CreateOptions,
 ) -> Result<RingInfo, Error> {
+    let pair = dir.pair(name);
     let _lock = DirLock::take(dir.place(name))?;
-    let old = living(dir, name)?;
-    if old.is_some() && !replace {
-        return Err(Error::Exists {
+    // The last moment: from here on it is made.
+    if options
+        .creation
+        .as_ref()
+        .is_some_and(|it| it.is_cancelled())
+    {
+        return Err(Error::Cancelled {
             name: name.to_string(),
         });
     }
-    let old = old.flatten();
+    let old = match Standing::of(&pair)? {
+        Standing::Live(_) if !options.replace => {
+            return Err(Error::Exists {
+                name: name.to_string(),
+            });
+        }
+        Standing::Live(old) | Standing::Retired(old) => Some(old),
+        Standing::Damaged | Standing::Free => None,
+    };
     header.created_ns = files::now_ns();
-    header.epoch = old
-        .as_ref()
-        .map_or(0, |o| o.info.epoch + 1)
+    let last = old.as_ref().map(|old| old.info.epoch);
+    let last = last.into_iter().chain(dir.earlier_epochs(name)).max();
+    header.epoch = last
+        .map_or(0, |last| last.saturating_add(1))
         .max(header.created_ns);
     format(shared, &header);
-    let (data_path, readers_path) = (dir.data_path(name), dir.readers_path(name));
-    for leftover in [next(&data_path), next(&readers_path)] {
+    epochs::carry(dir, name, old.as_ref(), shared, header.base_pos);
+    for leftover in [next(&pair.data), next(&pair.readers)] {
         remove(&leftover)?;
     }
-    if data_path.exists() && replace {
-        readers_draft.link(&next(&readers_path))?;
-        data_draft.link(&next(&data_path))?;
-        rename(&next(&readers_path), &readers_path)?;
-        rename(&next(&data_path), &data_path)?;
-        if let Some(old) = old {
-            old.shared.retire(Some(header.epoch));
-        }
-    } else {
-        // What is there now was retired or never finished.
-        remove(&data_path)?;
-        remove(&readers_path)?;
-        readers_draft.link(&readers_path)?;
-        data_draft.link(&data_path)?;
+    if let Some(old) = &old {
+        epochs::keep(dir, old)?;
     }
-    let backing = files::backing_of(data_draft.file.as_fd(), name).at("examine", &data_path)?;
+    if std::fs::symlink_metadata(&pair.data).is_ok() {
+        readers_draft.link(&next(&pair.readers))?;
+        data_draft.link(&next(&pair.data))?;
+        rename(&next(&pair.readers), &pair.readers)?;
+        rename(&next(&pair.data), &pair.data)?;
+    } else {
+        remove(&pair.readers)?;
+        readers_draft.link(&pair.readers)?;
+        data_draft.link(&pair.data)?;
+    }
+    if let Some(old) = old {
+        old.shared.retire(Some(header.epoch));
+        epochs::reconcile(dir, &old, shared, header.base_pos);
+    }
+    let bounds = Bounds {
+        epochs: epochs::KEPT,
+        bytes: options.keep_bytes.unwrap_or(u64::MAX),
+    };
+    // The ring is made. What cannot be let go of now is later.
+    let _ = epochs::sweep(dir, name, bounds);
+    let backing = files::backing_of(data_draft.file.as_fd(), name).at("examine", &pair.data)?;
     Ok(files::info(name, &header, backing))
 }
 
@@ -278,21 +362,21 @@ fn format(shared: &Shared, header: &Header) {
 /// Ends a replacement whose author died between its two renames. Does nothing when there
 /// is none.
 pub(crate) fn finish_replacement(dir: &RingDir, name: &RingName) -> Result<(), Error> {
+    let pair = dir.pair(name);
     let _lock = DirLock::take(dir.place(name))?;
-    let (data_path, readers_path) = (dir.data_path(name), dir.readers_path(name));
-    let (Ok(new), Ok(readers)) = (File::open(next(&data_path)), File::open(&readers_path)) else {
+    let (Ok(new), Ok(readers)) = (File::open(next(&pair.data)), File::open(&pair.readers)) else {
         return Ok(());
     };
-    let header = files::read_header(&new, &next(&data_path))?;
-    if files::readers_uuid(&readers).at("read", &readers_path)? != Some(header.uuid) {
+    let header = files::read_header(&new, &next(&pair.data))?;
+    if files::readers_uuid(&readers).at("read", &pair.readers)? != Some(header.uuid) {
         return Ok(());
     }
-    let old = files::open_data(dir, name, Access::Producer);
-    rename(&next(&data_path), &data_path)?;
+    let old = files::open_data(&pair, Access::Producer);
+    rename(&next(&pair.data), &pair.data)?;
     if let Ok((file, old)) = old {
-        // Its readers file is gone, so nobody can be woken; all look at the state when idle.
+        // Its readers file has lost its name, so nobody can be woken; all look at the state when idle.
         let map = Mapping::new(&file, old.file_len(), old.capacity, old.unit, true)
-            .at("map", &data_path)?;
+            .at("map", &pair.data)?;
         map.set(data::SUCCESSOR, header.epoch);
         map.word(data::STATE)
             .store(crate::layout::STATE_RETIRED, Ordering::Release); // SYNC R
@@ -300,16 +384,47 @@ pub(crate) fn finish_replacement(dir: &RingDir, name: &RingName) -> Result<(), E
     Ok(())
 }
 
-/// The ring that has the name now: none, one that cannot be opened (`Some(None)`), or an open one.
-/// A retired ring does not count.
-fn living(dir: &RingDir, name: &RingName) -> Result<Option<Option<files::Opened>>, Error> {
-    match files::open_once(dir, name, Access::Producer) {
-        Ok(ring) if ring.shared.retired().is_some() => Ok(None),
-        Ok(ring) => Ok(Some(Some(ring))),
-        Err(Error::NotFound { .. }) => Ok(None),
-        Err(Error::Damaged { .. }) => Ok(Some(None)),
-        Err(e) => Err(e),
+/// What the name of a ring stands for.
+enum Standing {
+    /// Nothing.
+    Free,
+    /// A ring in use.
+    Live(files::Opened),
+    /// A ring whose users are leaving it, because whoever deleted it was killed.
+    Retired(files::Opened),
+    /// A ring that cannot be used: one of its files is missing, cut short or written over.
+    Damaged,
+}
+
+impl Standing {
+    /// Looks. What is no ring, nor what is left of one, is an error: nobody has asked for that to be touched.
+    fn of(pair: &Pair) -> Result<Standing, Error> {
+        let foreign = || Error::Foreign {
+            path: pair.data.clone(),
+        };
+        match std::fs::symlink_metadata(&pair.data) {
+            Ok(found) if !found.is_file() => return Err(foreign()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Standing::Free),
+            _ => {}
+        }
+        match files::open_once(pair, Access::Producer) {
+            Ok(ring) if ring.shared.retired().is_some() => Ok(Standing::Retired(ring)),
+            Ok(ring) => Ok(Standing::Live(ring)),
+            Err(Error::NotFound { .. }) => Ok(Standing::Free),
+            Err(Error::Damaged { .. }) if is_ours(pair) => Ok(Standing::Damaged),
+            Err(Error::Damaged { .. }) => Err(foreign()),
+            Err(e) => Err(e),
+        }
     }
+}
+
+/// Whether a file that is no sound ring was one: it, or the readers file beside it, begins as ours do.
+fn is_ours(pair: &Pair) -> bool {
+    let readers = || {
+        let file = files::open_file(&pair.readers, false).ok()?;
+        files::readers_uuid(&file).ok()?
+    };
+    crate::layout::has_magic(&pair.data) || readers().is_some()
 }
 
 fn next(path: &Path) -> PathBuf {
@@ -323,7 +438,7 @@ fn next(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-fn remove(path: &Path) -> Result<(), Error> {
+pub(crate) fn remove(path: &Path) -> Result<(), Error> {
     match std::fs::remove_file(path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
         other => other.at("remove", path),
@@ -334,172 +449,9 @@ fn rename(from: &Path, to: &Path) -> Result<(), Error> {
     std::fs::rename(from, to).at("rename over", to)
 }
 
-/// A file that has no final name yet.
-#[derive(Debug)]
-struct Draft {
-    file: File,
-    /// A temporary name, where the file system cannot do without. Removed on drop.
-    temporary: Option<PathBuf>,
-    /// What it is to become.
-    goal: PathBuf,
-}
-
-impl Draft {
-    fn new(
-        dir: &RingDir,
-        name: &RingName,
-        goal: &Path,
-        len: u64,
-        file_mode: u32,
-    ) -> Result<Self, Error> {
-        let place = dir.place(name);
-        let draft = if name.is_shm() {
-            Self::in_shm(goal, len)?
-        } else {
-            match Self::unnamed(place, goal) {
-                Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOENT) => {
-                    Self::named(goal)?
-                }
-                other => other.at("create a file in", place)?,
-            }
-        };
-        rustix::fs::fchmod(&draft.file, FileMode::from_raw_mode(file_mode & 0o777))
-            .at("set the permissions of", goal)?;
-        draft.file.set_len(len).at("set the length of", goal)?;
-        Ok(draft)
-    }
-
-    fn unnamed(place: &Path, goal: &Path) -> Result<Self, Errno> {
-        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(CWD, place, flags, FileMode::RUSR | FileMode::WUSR)?;
-        Ok(Self {
-            file: File::from(fd),
-            temporary: None,
-            goal: goal.to_owned(),
-        })
-    }
-
-    fn named(goal: &Path) -> Result<Self, Error> {
-        sweep(goal);
-        let temporary = temporary(goal);
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(&temporary)
-            .at("create", &temporary)?;
-        let draft = Self {
-            file,
-            temporary: Some(temporary),
-            goal: goal.to_owned(),
-        };
-        draft.claim()?;
-        Ok(draft)
-    }
-
-    /// An object of POSIX shared memory, by the `shared_memory` crate. Its ownership is released
-    /// at once: the crate would unlink the object's name when its creator ends, also when
-    /// the name belongs to a newer ring by then.
-    fn in_shm(goal: &Path, len: u64) -> Result<Self, Error> {
-        sweep(goal);
-        let temporary = temporary(goal);
-        let os_id = temporary.file_name().unwrap_or_default().to_string_lossy();
-        let size = usize::try_from(len).map_err(|_| std::io::ErrorKind::OutOfMemory.into());
-        let size = size
-            .map_err(|e: std::io::Error| e)
-            .at("create", &temporary)?;
-        let created = ShmemConf::new()
-            .os_id(format!("/{os_id}"))
-            .size(size)
-            .create();
-        let mut object = created.map_err(shm_error).at("create", &temporary)?;
-        object.set_owner(false);
-        let opened = File::options().read(true).write(true).open(&temporary);
-        let file = opened.at("open", &temporary)?;
-        let draft = Self {
-            file,
-            temporary: Some(temporary),
-            goal: goal.to_owned(),
-        };
-        draft.claim()?;
-        Ok(draft)
-    }
-
-    /// Tells [`sweep`] that the creator lives.
-    fn claim(&self) -> Result<(), Error> {
-        rustix::fs::flock(&self.file, FlockOperation::NonBlockingLockExclusive)
-            .at("lock", &self.goal)
-    }
-
-    /// Gives the file a name that must be free.
-    fn link(&self, to: &Path) -> Result<(), Error> {
-        let linked = match &self.temporary {
-            Some(temporary) => rustix::fs::linkat(CWD, temporary, CWD, to, AtFlags::empty()),
-            None => {
-                let fd = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-                match rustix::fs::linkat(CWD, fd, CWD, to, AtFlags::SYMLINK_FOLLOW) {
-                    // Without /proc; needs CAP_DAC_READ_SEARCH on older kernels.
-                    Err(Errno::NOENT) => {
-                        rustix::fs::linkat(&self.file, "", CWD, to, AtFlags::EMPTY_PATH)
-                    }
-                    other => other,
-                }
-            }
-        };
-        linked.at("give a name to", to)
-    }
-}
-
-impl Drop for Draft {
-    fn drop(&mut self) {
-        if let Some(temporary) = &self.temporary {
-            let _ = std::fs::remove_file(temporary);
-        }
-    }
-}
-
-fn shm_error(error: ShmemError) -> std::io::Error {
-    match error {
-        ShmemError::MapCreateFailed(code) | ShmemError::UnknownOsError(code) => {
-            std::io::Error::from_raw_os_error(i32::try_from(code).unwrap_or(libc::EIO))
-        }
-        other => std::io::Error::other(other),
-    }
-}
-
-/// A name for a draft of `goal`: hidden, and of no other process or thread.
-fn temporary(goal: &Path) -> PathBuf {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    goal.with_file_name(format!("{}{}-{count}", stem(goal), std::process::id()))
-}
-
-fn stem(goal: &Path) -> String {
-    let name = goal.file_name().unwrap_or_default().to_string_lossy();
-    format!(".{}.tmp-", name.trim_start_matches('.'))
-}
-
-/// Removes drafts of `goal` whose creators are dead: their lock is free.
-fn sweep(goal: &Path) {
-    let (Some(place), stem) = (goal.parent(), stem(goal)) else {
-        return;
-    };
-    let Ok(listing) = std::fs::read_dir(place) else {
-        return;
-    };
-    for entry in listing.flatten() {
-        let leftover = entry.file_name().to_string_lossy().starts_with(&stem)
-            && File::open(entry.path()).is_ok_and(|file| {
-                rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
-            });
-        if leftover {
-            let _ = std::fs::remove_file(entry.path());
-        }
-    }
-}
-
 /// The right to name and remove files of rings in a directory.
-struct DirLock {
+#[derive(Debug)]
+pub(crate) struct DirLock {
     _fd: OwnedFd,
 }
 
@@ -507,7 +459,7 @@ impl DirLock {
     /// Longest wait for another process, which holds the lock for microseconds.
     const PATIENCE: Duration = Duration::from_secs(5);
 
-    fn take(place: &Path) -> Result<Self, Error> {
+    pub(crate) fn take(place: &Path) -> Result<Self, Error> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(CWD, place, flags, FileMode::empty()).at("open", place)?;
         let end = Instant::now() + Self::PATIENCE;

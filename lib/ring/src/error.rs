@@ -10,9 +10,9 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The text is no ring name: `[a-z0-9][a-z0-9_-]{0,62}`, optionally after `shm:`.
+    /// The text is no ring name.
     #[error(
-        "`{name}` is not a ring name: use 1 to 63 of a-z 0-9 _ -, beginning with a letter or digit, optionally after `shm:`"
+        "`{name}` is not a ring name: use 1 to 63 of A-Z a-z 0-9 _ . -, beginning with a letter or digit and not ending in `.readers`, optionally after a `shm:` that counts among the 63"
     )]
     InvalidName {
         /// What was given.
@@ -93,7 +93,7 @@ pub enum Error {
         slots: usize,
     },
     /// All entries of the ring's source table are taken.
-    #[error("ring {name} already has {sources} sources, no room for `{source_name}`")]
+    #[error("ring {name} has {sources} sources at work, no room for `{source_name}`")]
     NoSource {
         /// The name of the ring.
         name: String,
@@ -119,6 +119,18 @@ pub enum Error {
         label: String,
         /// Longest label in bytes.
         most: usize,
+    },
+    /// What has the name is no ring, nor ever was one: nothing is done to it.
+    #[error("{} is no ring and is left alone: choose another name, or move it away", path.display())]
+    Foreign {
+        /// The file in question.
+        path: PathBuf,
+    },
+    /// The creation of a ring was given up because nobody waits for it any more.
+    #[error("ring {name} was not made: nobody waits for it any more")]
+    Cancelled {
+        /// The name of the ring.
+        name: String,
     },
     /// The file has that name but is no ring, or a ring of another layout, or is damaged.
     #[error("{} is not a usable ring: {reason}", path.display())]

@@ -2,8 +2,8 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -19,6 +19,7 @@ use crate::memory::lock;
 use crate::memory::mapping::Mapping;
 use crate::memory::shared::Shared;
 use crate::name::{Backing, RingDir, RingName};
+use crate::name_watch::NameWatch;
 use crate::protocol::{DATA_BELL, SPACE_BELL};
 
 /// What a ring is; fixed for the life of its epoch.
@@ -42,10 +43,10 @@ pub struct RingInfo {
     pub base_pos: u64,
 }
 
-/// That a ring was deleted or replaced.
+/// That a ring was deleted or replaced, or that its files were.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retired {
-    /// Epoch of the ring that replaced it; none when it was deleted.
+    /// Epoch of the ring that replaced it; none when it was deleted, or nobody has said.
     pub successor: Option<u64>,
 }
 
@@ -67,6 +68,7 @@ pub(crate) struct Opened {
     pub(crate) header: Header,
     pub(crate) info: RingInfo,
     pub(crate) readers_file: File,
+    pub(crate) watch: NameWatch,
 }
 
 impl Opened {
@@ -86,10 +88,29 @@ impl Opened {
 /// renames one after the other.
 const PAIR_ATTEMPTS: u32 = 50;
 
+/// The two files of a ring: those that have its name, or those of an earlier epoch.
+#[derive(Debug, Clone)]
+pub(crate) struct Pair {
+    pub(crate) name: RingName,
+    pub(crate) place: PathBuf,
+    pub(crate) data: PathBuf,
+    pub(crate) readers: PathBuf,
+}
+
+impl Pair {
+    pub(crate) fn not_found(&self) -> Error {
+        Error::NotFound {
+            name: self.name.to_string(),
+            dir: self.place.clone(),
+        }
+    }
+}
+
 /// Opens the ring `name`.
 pub(crate) fn open(dir: &RingDir, name: &RingName, access: Access) -> Result<Opened, Error> {
+    let pair = dir.pair(name);
     for attempt in 0..PAIR_ATTEMPTS {
-        if let Some(opened) = open_pair(dir, name, access)? {
+        if let Some(opened) = open_pair(&pair, access)? {
             return Ok(opened);
         }
         std::thread::sleep(Duration::from_millis(2));
@@ -98,27 +119,27 @@ pub(crate) fn open(dir: &RingDir, name: &RingName, access: Access) -> Result<Ope
             crate::create::finish_replacement(dir, name)?;
         }
     }
-    open_once(dir, name, access)
+    open_once(&pair, access)
 }
 
 /// As [`open`], without patience for a replacement that is under way.
-pub(crate) fn open_once(dir: &RingDir, name: &RingName, access: Access) -> Result<Opened, Error> {
-    open_pair(dir, name, access)?.ok_or_else(|| Error::Damaged {
-        path: dir.readers_path(name),
-        reason: "the readers file belongs to another ring; create the ring again",
+pub(crate) fn open_once(pair: &Pair, access: Access) -> Result<Opened, Error> {
+    open_pair(pair, access)?.ok_or_else(|| Error::Damaged {
+        path: pair.readers.clone(),
+        reason: "the readers file is missing or belongs to another ring; create the ring again",
     })
 }
 
 /// None when the two files do not belong together.
-fn open_pair(dir: &RingDir, name: &RingName, access: Access) -> Result<Option<Opened>, Error> {
-    let (data_file, header) = open_data(dir, name, access)?;
-    match open_readers(dir, name, access, &header)? {
-        Some(readers_file) => map(dir, name, access, data_file, readers_file, header).map(Some),
+fn open_pair(pair: &Pair, access: Access) -> Result<Option<Opened>, Error> {
+    let (data_file, header) = open_data(pair, access)?;
+    match open_readers(pair, access, &header)? {
+        Some(readers_file) => map(pair, access, data_file, readers_file, header).map(Some),
         None => Ok(None),
     }
 }
 
-fn open_file(path: &Path, write: bool) -> std::io::Result<File> {
+pub(crate) fn open_file(path: &Path, write: bool) -> std::io::Result<File> {
     File::options()
         .read(true)
         .write(write)
@@ -126,24 +147,23 @@ fn open_file(path: &Path, write: bool) -> std::io::Result<File> {
         .open(path)
 }
 
-/// Opens the data file and checks its header.
-pub(crate) fn open_data(
-    dir: &RingDir,
-    name: &RingName,
-    access: Access,
-) -> Result<(File, Header), Error> {
-    let path = dir.data_path(name);
-    let file = match open_file(&path, access == Access::Producer) {
-        Ok(file) => file,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            return Err(Error::NotFound {
-                name: name.to_string(),
-                dir: dir.place(name).to_owned(),
-            });
-        }
-        Err(e) => return Err(e).at("open", &path),
+/// Whether two names stand for one file.
+pub(crate) fn is_same(a: &Path, b: &Path) -> bool {
+    let identity = |path: &Path| {
+        let found = std::fs::symlink_metadata(path).ok()?;
+        Some((found.dev(), found.ino()))
     };
-    let header = read_header(&file, &path)?;
+    identity(a).is_some_and(|a| Some(a) == identity(b))
+}
+
+/// Opens the data file and checks its header.
+pub(crate) fn open_data(pair: &Pair, access: Access) -> Result<(File, Header), Error> {
+    let file = match open_file(&pair.data, access == Access::Producer) {
+        Ok(file) => file,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(pair.not_found()),
+        Err(e) => return Err(e).at("open", &pair.data),
+    };
+    let header = read_header(&file, &pair.data)?;
     Ok((file, header))
 }
 
@@ -158,15 +178,15 @@ pub(crate) fn read_header(file: &File, path: &Path) -> Result<Header, Error> {
     })
 }
 
+/// Reads so many words, zeroes where the file has ended.
 fn read_words(file: &File, at: u64, words: &mut [u64]) -> std::io::Result<()> {
-    for (i, word) in (0u64..).zip(words) {
-        let mut bytes = [0; 8];
-        let length = file.read_at(&mut bytes, at + i * 8)?;
-        *word = if length == 8 {
-            u64::from_ne_bytes(bytes)
-        } else {
-            0
-        };
+    let mut bytes = [0; 8 * Header::WORDS];
+    let wanted = bytes.len().min(8 * words.len());
+    let length = file.read_at(bytes.get_mut(..wanted).unwrap_or_default(), at)?;
+    let whole = bytes.get(..length).unwrap_or_default();
+    words.fill(0);
+    for (word, bytes) in words.iter_mut().zip(whole.chunks_exact(8)) {
+        *word = u64::from_ne_bytes(bytes.try_into().unwrap_or_default());
     }
     Ok(())
 }
@@ -180,31 +200,23 @@ pub(crate) fn readers_uuid(file: &File) -> std::io::Result<Option<[u64; 2]>> {
 }
 
 /// Opens the readers file; none while it is missing or belongs to another ring, as in the midst of a replacement.
-fn open_readers(
-    dir: &RingDir,
-    name: &RingName,
-    access: Access,
-    header: &Header,
-) -> Result<Option<File>, Error> {
-    let path = dir.readers_path(name);
-    let file = match open_file(&path, access != Access::Observer) {
+fn open_readers(pair: &Pair, access: Access, header: &Header) -> Result<Option<File>, Error> {
+    let file = match open_file(&pair.readers, access != Access::Observer) {
         Ok(file) => file,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(e).at("open", &path),
+        Err(e) => return Err(e).at("open", &pair.readers),
     };
-    let uuid = readers_uuid(&file).at("read", &path)?;
+    let uuid = readers_uuid(&file).at("read", &pair.readers)?;
     Ok((uuid == Some(header.uuid)).then_some(file))
 }
 
 fn map(
-    dir: &RingDir,
-    name: &RingName,
+    pair: &Pair,
     access: Access,
     data_file: File,
     readers_file: File,
     header: Header,
 ) -> Result<Opened, Error> {
-    let (data_path, readers_path) = (dir.data_path(name), dir.readers_path(name));
     let data = Mapping::new(
         &data_file,
         header.file_len(),
@@ -212,7 +224,7 @@ fn map(
         header.unit,
         access == Access::Producer,
     )
-    .at("map", &data_path)?;
+    .at("map", &pair.data)?;
     let readers = Mapping::new(
         &readers_file,
         header.readers_len(),
@@ -220,14 +232,17 @@ fn map(
         header.unit,
         access != Access::Observer,
     )
-    .at("map", &readers_path)?;
-    let backing = backing_of(data_file.as_fd(), name).at("examine", &data_path)?;
-    let info = info(name, &header, backing);
+    .at("map", &pair.readers)?;
+    let backing = backing_of(data_file.as_fd(), &pair.name).at("examine", &pair.data)?;
+    let info = info(&pair.name, &header, backing);
+    let watch =
+        NameWatch::new(pair.clone(), &data_file, &readers_file).at("examine", &pair.data)?;
     Ok(Opened {
         shared: Arc::new(Shared { data, readers }),
         header,
         info,
         readers_file,
+        watch,
     })
 }
 
@@ -265,6 +280,13 @@ impl Shared {
         Some(Retired {
             successor: (successor != 0).then_some(successor),
         })
+    }
+
+    /// As [`Shared::retired`]; also when the names of the files stand for something else, or nothing, which nobody need have told.
+    #[inline]
+    pub(crate) fn retired_or(&self, watch: &NameWatch) -> Option<Retired> {
+        let lost = || watch.displaced().then_some(Retired { successor: None });
+        self.retired().or_else(lost)
     }
 
     /// Marks the ring as retired and wakes everybody who sleeps on it.

@@ -27,8 +27,9 @@ pub(crate) const MAGIC: u64 = u64::from_ne_bytes(*b"fluxcap\x01");
 pub(crate) const READERS_MAGIC: u64 = u64::from_ne_bytes(*b"fluxrdr\x01");
 /// Another major version is refused, a higher minor version is accepted.
 pub(crate) const MAJOR: u16 = 1;
-/// Additions that older code may ignore: 1 has the tunnel's identifier in the metadata of a frame, where 0 wrote zeros.
-pub(crate) const MINOR: u16 = 1;
+/// Additions that older code may ignore: 1 has the tunnel's identifier in the metadata of a frame, where 0 wrote zeros; 2 has
+/// places of consumers that are carried over from an earlier epoch, and sources that are used again under another number.
+pub(crate) const MINOR: u16 = 2;
 /// Smallest capacity in bytes.
 pub(crate) const CAPACITY_MIN: u64 = 64 << 10;
 /// Largest capacity in bytes: twice that must fit into the address space.
@@ -43,7 +44,7 @@ pub(crate) const fn sync_shift(capacity: u64) -> u32 {
 
 /// Consumers that can be registered at a time.
 pub const SLOTS: usize = 64;
-/// Sources that a ring can name.
+/// Sources that a ring can name at a time.
 pub const SOURCES: usize = 32;
 /// Longest label of a producer or consumer, in bytes.
 pub const LABEL_MAX: usize = 64;
@@ -68,7 +69,11 @@ pub(crate) mod data {
     pub(crate) const DROPS: u64 = PAGE + 512;
     pub(crate) const SOURCES: u64 = 2 * PAGE;
     pub(crate) const SYNC: u64 = 3 * PAGE;
-    const _: () = assert!(DROPS + 8 * 64 <= SOURCES);
+    /// Counters of sources that have lost their entries to others: two sets of 64 bytes.
+    pub(crate) const FORMER: u64 = PAGE + 1024;
+    /// Which of the two sets counts, and the entry that was added to it last.
+    pub(crate) const FOLD: u64 = FORMER + 128;
+    const _: () = assert!(DROPS + 8 * 64 <= FORMER && FOLD + 8 <= SOURCES);
 }
 
 /// Byte offsets in the readers file.
@@ -85,6 +90,12 @@ pub(crate) mod readers {
     pub(crate) const REGISTRATIONS: u64 = 256;
     pub(crate) const EVENT: u64 = 320;
     pub(crate) const GONE: u64 = 384;
+    /// Places of named consumers that were given to others, and the last one of them.
+    pub(crate) const EVICTED: u64 = 416;
+    /// In an earlier epoch whose data is gone: the number after that of its last frame.
+    pub(crate) const CLOSED: u64 = 448;
+    pub(crate) const EVICTED_LABEL: u64 = 512;
+    pub(crate) const EVICTED_FOR: u64 = 576;
     pub(crate) const SLOTS_AT: u64 = PAGE;
     pub(crate) const FILE_LEN: u64 = PAGE * (SLOTS as u64 + 1);
 }

@@ -34,6 +34,11 @@
 //! by time, never by process id. **Retirement** (deletion, replacement by a new epoch) is a state word in the data
 //! file, which consumers cannot write; the event in the readers file is a hint that hurries sleepers up.
 //!
+//! **Epochs.** A ring is replaced by a new one of that name. The places of registered consumers are carried over to its beginning, and
+//! the old ring is kept under a hidden name until they have passed, so that their books go on: see `epochs.rs`.
+//! Whether a name still stands for what is mapped is looked at a few times a second, so whoever removes files behind
+//! everybody's back is noticed, too.
+//!
 //! # Synchronisation
 //!
 //! | label | first | then |
@@ -69,12 +74,15 @@ mod batch;
 mod budget;
 mod consumer;
 mod create;
+mod draft;
+mod epochs;
 mod error;
 mod files;
 mod frame;
 mod layout;
 mod memory;
 mod name;
+mod name_watch;
 mod observe;
 mod producer;
 pub mod protocol;
@@ -85,7 +93,9 @@ mod start;
 
 pub use batch::{Batch, Frame, Loss};
 pub use consumer::{Consumer, Poll, wait_any};
-pub use create::{CreateOptions, create, delete, footprint};
+pub use create::{CreateOptions, Creation, create, delete, footprint};
+pub use draft::{Announcement, is_being_made};
+pub use epochs::{CutOff, Kept, kept, kept_of, tidy};
 pub use error::Error;
 pub use files::{Retired, RingInfo};
 pub use frame::{Direction, Flags, Meta};

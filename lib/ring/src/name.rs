@@ -1,20 +1,26 @@
 //! Names of rings and the places where they live.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::error::{Error, IoContext};
+use crate::files::Pair;
 
-/// Longest name in bytes, without the `shm:` prefix.
+/// Longest name in bytes, a `shm:` included.
 const NAME_MAX: usize = 63;
 /// Directory of POSIX shared-memory objects, see shm_overview(7).
 const SHM_DIR: &str = "/dev/shm";
 /// What the objects of shm rings are called: `/dev/shm/fluxcap.NAME`.
 const SHM_PREFIX: &str = "fluxcap.";
+/// Between the name of a ring and an earlier epoch in the names of hidden files.
+const EARLIER: char = '~';
+/// How the names of readers files end.
+const READERS_SUFFIX: &str = ".readers";
 
-/// The checked name of a ring: `[a-z0-9][a-z0-9_-]{0,62}`, a file in the ring directory,
-/// or `shm:` and such a name, an object of POSIX shared memory.
+/// The checked name of a ring: 1 to 63 of `A-Z a-z 0-9 _ . -`, of which the first is a letter or digit and the end is not
+/// `.readers`, a file in the ring directory; or `shm:` and such a name, 63 bytes together, an object of POSIX shared memory.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RingName(String);
 
@@ -25,10 +31,12 @@ impl RingName {
     /// [`Error::InvalidName`] when the text is no ring name.
     pub fn parse(text: &str) -> Result<Self, Error> {
         let bare = text.strip_prefix("shm:").unwrap_or(text);
-        let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-        let valid = bare.len() <= NAME_MAX
+        let legal = |b: u8| b.is_ascii_alphanumeric();
+        let valid = text.len() <= NAME_MAX
             && bare.bytes().next().is_some_and(legal)
-            && bare.bytes().all(|b| legal(b) || b == b'_' || b == b'-');
+            && bare.bytes().all(|b| legal(b) || b"_.-".contains(&b))
+            // The names of our own files.
+            && !bare.ends_with(READERS_SUFFIX);
         if valid {
             Ok(Self(text.to_owned()))
         } else {
@@ -186,6 +194,68 @@ impl RingDir {
         }
     }
 
+    /// The two files that have the name.
+    pub(crate) fn pair(&self, name: &RingName) -> Pair {
+        Pair {
+            name: name.clone(),
+            place: self.place(name).to_owned(),
+            data: self.data_path(name),
+            readers: self.readers_path(name),
+        }
+    }
+
+    /// The two files of an earlier epoch: hidden, with a sign that no ring's name has.
+    pub(crate) fn earlier_pair(&self, name: &RingName, epoch: u64) -> Pair {
+        let place = self.place(name);
+        let data = format!("{}{epoch}", earlier_stem(name));
+        Pair {
+            name: name.clone(),
+            place: place.to_owned(),
+            readers: place.join(format!("{data}{READERS_SUFFIX}")),
+            data: place.join(data),
+        }
+    }
+
+    /// The file that is there while `name` is being made.
+    pub(crate) fn announcement_path(&self, name: &RingName) -> PathBuf {
+        self.place(name)
+            .join(format!("{}making", earlier_stem(name)))
+    }
+
+    /// The earlier epochs of `name` by the names of files, oldest first. A directory that cannot be read has none.
+    pub(crate) fn earlier_epochs(&self, name: &RingName) -> Vec<u64> {
+        let stem = earlier_stem(name);
+        let epoch = |entry: String| {
+            let rest = entry.strip_prefix(&stem)?;
+            let digits = rest.strip_suffix(READERS_SUFFIX).unwrap_or(rest);
+            let epoch: u64 = digits.parse().ok()?;
+            (epoch.to_string() == digits).then_some(epoch)
+        };
+        let entries = entries(self.place(name)).unwrap_or_default();
+        let mut epochs: Vec<u64> = entries.into_iter().filter_map(epoch).collect();
+        epochs.sort_unstable();
+        epochs.dedup();
+        epochs
+    }
+
+    /// The rings that have earlier epochs, whether or not there is a ring of that name now.
+    pub(crate) fn with_earlier_epochs(&self) -> Vec<RingName> {
+        let bare = |entry: &String| {
+            let (bare, epoch) = entry.strip_prefix('.')?.rsplit_once(EARLIER)?;
+            let epoch = epoch.strip_suffix(READERS_SUFFIX).unwrap_or(epoch);
+            epoch.parse::<u64>().is_ok().then(|| bare.to_owned())
+        };
+        let here = entries(&self.path).unwrap_or_default();
+        let here = here.iter().filter_map(bare);
+        let shm = entries(Path::new(SHM_DIR)).unwrap_or_default();
+        let shm = shm.iter().filter_map(bare);
+        let shm = shm.filter_map(|bare| Some(format!("shm:{}", bare.strip_prefix(SHM_PREFIX)?)));
+        let names = here
+            .chain(shm)
+            .filter_map(|name| RingName::parse(&name).ok());
+        names.collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
     /// The file with the consumer slots of `name`.
     pub(crate) fn readers_path(&self, name: &RingName) -> PathBuf {
         if name.is_shm() {
@@ -194,6 +264,12 @@ impl RingDir {
             self.path.join(format!(".{}.readers", name.bare()))
         }
     }
+}
+
+/// How the names of the files of earlier epochs begin.
+fn earlier_stem(name: &RingName) -> String {
+    let prefix = if name.is_shm() { SHM_PREFIX } else { "" };
+    format!(".{prefix}{}{EARLIER}", name.bare())
 }
 
 /// The file names in `dir`; none when it does not exist.
@@ -219,22 +295,37 @@ mod tests {
 
     #[test]
     fn names_follow_the_grammar() {
-        for good in ["a", "0", "cisco", "shm:dell-2", "a_b-c"] {
+        let most = "x".repeat(63);
+        let most_shm = format!("shm:{}", "x".repeat(59));
+        for good in [
+            "a",
+            "0",
+            "cisco",
+            "shm:dell-2",
+            "a_b-c",
+            "Core.East",
+            "eth1.5",
+            &most,
+            &most_shm,
+        ] {
             assert_eq!(RingName::parse(good).expect(good).as_str(), good);
         }
         let long = "x".repeat(64);
+        let long_shm = format!("shm:{}", "x".repeat(60));
         for bad in [
             "",
             "shm:",
             "-a",
             "_a",
-            "A",
-            "a.b",
+            ".a",
+            "a.readers",
+            "a~1",
             "a/b",
             "..",
             "shm:shm:a",
             "ä",
             &long,
+            &long_shm,
         ] {
             assert!(RingName::parse(bad).is_err(), "{bad}");
         }

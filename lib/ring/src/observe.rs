@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::sync::Arc;
 
+use crate::epochs;
 use crate::error::Error;
 use crate::files::{self, Access, Opened, RingInfo};
 use crate::layout::{LABEL_MAX, SLOTS, data};
@@ -80,11 +81,14 @@ pub struct GoneReaders {
     pub lapped: u64,
     /// Frames lost in corrupt places of the ring.
     pub corrupt: u64,
+    /// Workers among them whose place was given to another reader, because all were taken.
+    pub evicted: u64,
 }
 
 /// Counters of one consumer.
 ///
-/// `next_seq - attach_seq = delivered + lapped + corrupt + skipped`, at every instant.
+/// `next_seq - attach_seq = delivered + lapped + corrupt + skipped`, at every instant. The counters go on from epoch to epoch; the
+/// numbers are those of this epoch, so `attach_seq` lies before its first frame, and wraps, once there were others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReaderStats {
     /// Its slot, 0 to 63.
@@ -122,6 +126,8 @@ pub struct ReaderStats {
 pub struct Observer {
     shared: Arc<Shared>,
     readers_file: File,
+    /// Of earlier epochs: there those may live who are not here yet.
+    earlier: Vec<File>,
     info: RingInfo,
     geometry: Geometry,
 }
@@ -132,19 +138,43 @@ impl Observer {
     /// # Errors
     /// [`Error::NotFound`], [`Error::Damaged`], [`Error::Io`].
     pub fn open(dir: &RingDir, name: &RingName) -> Result<Self, Error> {
-        let opened = files::open(dir, name, Access::Observer)?;
+        files::open(dir, name, Access::Observer).map(|opened| Self::of(dir, opened))
+    }
+
+    /// Opens the earlier epochs of the ring that are kept because readers have not passed them yet, oldest first.
+    pub fn open_earlier(dir: &RingDir, name: &RingName) -> Vec<Self> {
+        let open = |epoch| {
+            let pair = dir.earlier_pair(name, epoch);
+            let opened = files::open_once(&pair, Access::Observer).ok()?;
+            let kept = opened.info.epoch == epoch && opened.shared.retired().is_some();
+            kept.then(|| Self::of(dir, opened))
+        };
+        dir.earlier_epochs(name)
+            .into_iter()
+            .filter_map(open)
+            .collect()
+    }
+
+    fn of(dir: &RingDir, opened: Opened) -> Self {
         let Opened {
             shared,
             header,
             info,
             readers_file,
+            watch: _,
         } = opened;
-        Ok(Self {
+        Self {
             shared,
             readers_file,
-            info,
+            earlier: epochs::earlier_readers(dir, &info.name, info.epoch),
             geometry: header.geometry(),
-        })
+            info,
+        }
+    }
+
+    /// The last worker whose place was given to another reader because there was no other, and to whom.
+    pub fn evicted(&self) -> Option<(String, String)> {
+        slots::evicted(&self.shared.readers)
     }
 
     /// What the ring is.
@@ -208,7 +238,9 @@ impl Observer {
     }
 
     fn reader(&self, index: usize) -> (ReaderStats, u64) {
-        let live = slots::lives(&self.readers_file, index);
+        let slot = Slot::new(&self.shared, index);
+        let live =
+            slots::lives(&self.readers_file, index) || slots::lives_earlier(&slot, &self.earlier);
         read_slot(&self.shared, index, live)
     }
 

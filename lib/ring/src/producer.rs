@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::epochs;
 use crate::error::{Error, IoContext};
 use crate::files::{self, Access, Opened, Retired, RingInfo};
 use crate::frame::Meta;
@@ -15,6 +16,7 @@ use crate::layout::{LABEL_MAX, Mode, SLOTS, SOURCES, data, readers};
 use crate::memory::lock;
 use crate::memory::shared::Shared;
 use crate::name::{RingDir, RingName};
+use crate::name_watch::NameWatch;
 use crate::protocol::{Account, DATA_BELL, Head, Kind, META, SPACE_BELL, Slept, Writer};
 use crate::reasons::DropReason;
 use crate::slots::{self, Slot};
@@ -32,10 +34,15 @@ pub struct Producer {
     /// Carries the producer's lock.
     readers_file: File,
     info: RingInfo,
+    watch: NameWatch,
+    /// `wait` mode: the readers files of earlier epochs, in which those may live who have a place here but are not here yet.
+    earlier: Vec<File>,
     writer: Writer,
     /// Frames of the present burst by source, and which of them are not zero.
     burst: [u32; SOURCES],
     touched: u32,
+    /// Entries of the source table that this producer has use for.
+    active: u32,
     /// `wait` mode: nobody who must not be lapped is before this position.
     slowest: u64,
     /// `wait` mode: state of the registrations when `slowest` was found out.
@@ -66,7 +73,12 @@ impl Producer {
             header,
             info,
             readers_file,
+            watch,
         } = opened.unless_retired()?;
+        let earlier = match info.mode {
+            Mode::Overwrite => Vec::new(),
+            Mode::Wait => epochs::earlier_readers(dir, name, info.epoch),
+        };
         let writer = Writer::take_over(shared.as_ref(), header.geometry()).map_err(|reason| {
             Error::Damaged {
                 path: dir.data_path(name),
@@ -78,9 +90,12 @@ impl Producer {
             shared,
             readers_file,
             info,
+            watch,
+            earlier,
             writer,
             burst: [0; SOURCES],
             touched: 0,
+            active: 0,
             slowest,
             // Differs from any count of registrations, so that the first reserve looks.
             registrations: u64::MAX,
@@ -88,7 +103,7 @@ impl Producer {
         };
         if producer.info.footprint <= POPULATE_MAX {
             // The pages are there; this spares the first lap a fault for each. Not worth failing for.
-            let _ = producer.shared.data.populate();
+            let _ = producer.shared.data.populate(|_| true);
         }
         producer.settle();
         producer.sign(holder);
@@ -100,6 +115,7 @@ impl Producer {
     /// dropped, was killed with it.
     fn settle(&self) {
         let map = &self.shared.data;
+        sources::finish_fold(map);
         if map.get(data::OPEN) != 0 {
             sources::add_uncertain(map);
         }
@@ -228,7 +244,11 @@ impl Producer {
                 continue;
             }
             let in_the_way = end.wrapping_sub(pos) > capacity;
-            if !in_the_way || slots::lives(&self.readers_file, index) {
+            let lives = || {
+                slots::lives(&self.readers_file, index)
+                    || slots::lives_earlier(&slot, &self.earlier)
+            };
+            if !in_the_way || lives() {
                 most_behind = behind;
             }
         }
@@ -255,11 +275,11 @@ impl Producer {
         }
     }
 
-    /// Whether the ring was deleted or replaced. Cheap: to be asked once a burst. A retired
+    /// Whether the ring was deleted or replaced, or has lost its files. Cheap: to be asked once a burst. A retired
     /// ring still takes frames, but nobody new will find it: close it and open its successor.
     #[inline]
     pub fn retired(&self) -> Option<Retired> {
-        self.shared.retired()
+        self.shared.retired_or(&self.watch)
     }
 
     /// Frames published since the ring was created.
@@ -277,13 +297,19 @@ impl Producer {
         self.shared.data.get(drop_at(reason))
     }
 
-    /// Finds or adds a source; the same name gets the same index for the life of the ring. Names have
-    /// 1 to 48 bytes.
+    /// Finds or adds a source; the same name keeps its number while it is registered. Names have 1 to 48 bytes. When all places are
+    /// taken, one is given to it that this producer has not registered, or has released.
     ///
     /// # Errors
-    /// [`Error::NoSource`] when the table is full, [`Error::InvalidLabel`].
+    /// [`Error::NoSource`] when all places are in use, [`Error::InvalidLabel`].
     pub fn register_source(&mut self, name: &str) -> Result<u16, Error> {
-        sources::register(&self.shared.data, self.info.name.as_str(), name)
+        let ring = self.info.name.as_str();
+        sources::register(&self.shared.data, ring, name, &mut self.active)
+    }
+
+    /// Says that no more frames of a source will come: another may have its place.
+    pub fn release_source(&mut self, number: u16) {
+        self.active &= !(1 << sources::entry_of(number));
     }
 
     /// The counters of a source. An index that was not registered counts for the last place of the table.
@@ -334,7 +360,7 @@ impl Burst<'_> {
         {
             return false;
         }
-        let source = usize::from(meta.source);
+        let source = sources::entry_of(meta.source);
         if let Some(count) = producer.burst.get_mut(source) {
             *count += 1;
             producer.touched |= 1 << source;

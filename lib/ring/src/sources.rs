@@ -1,4 +1,7 @@
 //! The source table: where the frames of a ring come from, and what was counted there.
+//!
+//! It has a fixed number of entries. A source that finds none gets that of one which is no longer at work, whose counters go into a sum
+//! of all such; its number is a new one, so that nobody takes older frames in the ring for its own.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,64 +24,160 @@ const MISSED: u64 = 88;
 const UNCERTAIN: u64 = 96;
 const INTERFACE_COUNT: u64 = 104;
 const INTERFACE_INDEX: u64 = 112;
+/// Counts the sources that have had the entry.
+const GENERATION: u64 = 120;
 
-/// Number of sources that the table names; at most [`SOURCES`] whatever it says.
+/// Generations of an entry that can be told apart by the numbers of its sources.
+const GENERATIONS: u64 = 1 << 11;
+/// Counters of an entry, which begin at [`KERNEL_FRAMES`].
+const COUNTERS: u64 = 7;
+/// Name under which the counters of those are shown whose entries others have got. No interface can have it.
+const FORMER: &str = "former sources";
+
+/// Number of entries that the table names; at most [`SOURCES`] whatever it says.
 pub(crate) fn count(map: &Mapping) -> usize {
     // SYNC N: names are complete before they are counted.
     let count = map.word(data::SOURCE_COUNT).load(Ordering::Acquire);
     usize::try_from(count).unwrap_or(SOURCES).min(SOURCES)
 }
 
-/// Name of source `index`, none when there is no such source.
-pub(crate) fn name(map: &Mapping, index: u16) -> Option<String> {
-    let known = usize::from(index) < count(map);
-    known.then(|| files::text(map, at(usize::from(index)), NAME_MAX / 8))
+/// Name of source `number`, none when there is no such source (any more).
+pub(crate) fn name(map: &Mapping, number: u16) -> Option<String> {
+    let entry = entry_of(number);
+    let known = entry < count(map) && number_of(map, entry) == number;
+    known.then(|| files::text(map, at(entry), NAME_MAX / 8))
 }
 
-fn at(index: usize) -> u64 {
-    data::SOURCES + ENTRY * index.min(SOURCES - 1) as u64
+/// The numbers of all that have an entry.
+pub(crate) fn numbers(map: &Mapping) -> Vec<u16> {
+    (0..count(map)).map(|entry| number_of(map, entry)).collect()
 }
 
-/// Finds the source of that name or adds it; only the producer may.
-pub(crate) fn register(map: &Mapping, ring: &str, source_name: &str) -> Result<u16, Error> {
+fn at(entry: usize) -> u64 {
+    data::SOURCES + ENTRY * entry.min(SOURCES - 1) as u64
+}
+
+/// The entry that a number stands for. Sources that have an entry one after the other have different numbers, so that frames of
+/// the earlier ones are never taken for frames of the later ones.
+#[inline]
+pub(crate) fn entry_of(number: u16) -> usize {
+    usize::from(number) % SOURCES
+}
+
+fn number_of(map: &Mapping, entry: usize) -> u16 {
+    let generation = map.get(at(entry) + GENERATION) % GENERATIONS;
+    // Below 2048 * 32.
+    u16::try_from(generation * SOURCES as u64 + entry as u64).unwrap_or(0)
+}
+
+/// Finds the source of that name or adds it; only the producer may. `active` has a bit for each entry that is in use: where there
+/// is no other, one that is not is given to the new source.
+pub(crate) fn register(
+    map: &Mapping,
+    ring: &str,
+    source_name: &str,
+    active: &mut u32,
+) -> Result<u16, Error> {
     files::check_label(source_name, NAME_MAX)?;
     let known = count(map);
-    let index = (0..known)
-        .find(|&index| files::text(map, at(index), NAME_MAX / 8) == source_name)
-        .unwrap_or(known);
-    if index >= SOURCES {
-        return Err(Error::NoSource {
-            name: ring.to_owned(),
-            sources: SOURCES,
-            source_name: source_name.to_owned(),
-        });
+    let mut of_name =
+        (0..known).filter(|&it| files::text(map, at(it), NAME_MAX / 8) == source_name);
+    let entry = match of_name.next() {
+        Some(entry) => entry,
+        None if known < SOURCES => {
+            files::set_text(map, at(known), NAME_MAX / 8, source_name);
+            // SYNC N: the name is complete before it is counted.
+            map.word(data::SOURCE_COUNT)
+                .store(known as u64 + 1, Ordering::Release);
+            known
+        }
+        None => {
+            let free = (0..SOURCES).filter(|&entry| *active & (1 << entry) == 0);
+            // Best the one of which fewest frames can be in the ring.
+            let published = |entry: &usize| map.get(at(*entry) + PUBLISHED);
+            let entry = free.min_by_key(published).ok_or_else(|| Error::NoSource {
+                name: ring.to_owned(),
+                sources: SOURCES,
+                source_name: source_name.to_owned(),
+            })?;
+            fold(map, entry);
+            files::set_text(map, at(entry), NAME_MAX / 8, source_name);
+            entry
+        }
+    };
+    *active |= 1 << entry;
+    Ok(number_of(map, entry))
+}
+
+/// Where the counters of former sources are: two sets, used in turn, so that they change in one step with [`data::FOLD`].
+fn former(turn: u64) -> u64 {
+    data::FORMER + 64 * (turn & 1)
+}
+
+/// What [`data::FOLD`] says when the counters of an entry's present generation are among those of the former sources.
+fn folded(map: &Mapping, entry: usize) -> u64 {
+    let generation = map.get(at(entry) + GENERATION) % GENERATIONS;
+    (entry as u64 + 1) << 8 | generation << 16
+}
+
+/// Adds the counters of an entry to those of the former sources and empties it.
+fn fold(map: &Mapping, entry: usize) {
+    finish_fold(map);
+    let turn = map.get(data::FOLD) & 1;
+    for counter in 0..COUNTERS {
+        let sum = map
+            .get(former(turn) + 8 * counter)
+            .wrapping_add(map.get(at(entry) + KERNEL_FRAMES + 8 * counter));
+        map.set(former(turn ^ 1) + 8 * counter, sum);
     }
-    if index == known {
-        files::set_text(map, at(index), NAME_MAX / 8, source_name);
-        // SYNC N: the name is complete before it is counted.
-        map.word(data::SOURCE_COUNT)
-            .store(index as u64 + 1, Ordering::Release);
+    map.word(data::FOLD)
+        .store(folded(map, entry) | (turn ^ 1), Ordering::Release);
+    finish_fold(map);
+}
+
+/// Empties the entry whose counters were added last, unless that was done: a producer may be killed in between.
+pub(crate) fn finish_fold(map: &Mapping) {
+    let word = map.get(data::FOLD) & !1;
+    let Some(entry) = (0..SOURCES).find(|&entry| folded(map, entry) == word) else {
+        return;
+    };
+    for field in [INTERFACE_COUNT, INTERFACE_INDEX] {
+        map.set(at(entry) + field, 0);
     }
-    Ok(u16::try_from(index).unwrap_or(0))
+    for counter in 0..COUNTERS {
+        map.set(at(entry) + KERNEL_FRAMES + 8 * counter, 0);
+    }
+    let generation = map.get(at(entry) + GENERATION);
+    map.set(at(entry) + GENERATION, (generation + 1) % GENERATIONS);
+}
+
+/// A counter of an entry, which is 0 while it is among those of the former sources.
+fn counter(map: &Mapping, entry: usize, field: u64) -> u64 {
+    if map.get(data::FOLD) & !1 == folded(map, entry) {
+        return 0;
+    }
+    map.get(at(entry) + field)
 }
 
 /// Counts published frames of a source.
 #[inline]
-pub(crate) fn add_published(map: &Mapping, index: usize, frames: u64) {
-    map.bump(at(index) + PUBLISHED, frames);
+pub(crate) fn add_published(map: &Mapping, entry: usize, frames: u64) {
+    map.bump(at(entry) + PUBLISHED, frames);
 }
 
 /// After an unclean end: notes for every source that its counts may be off by what was in flight.
 pub(crate) fn add_uncertain(map: &Mapping) {
-    for index in 0..count(map) {
-        map.bump(at(index) + UNCERTAIN, 1);
+    for entry in 0..count(map) {
+        map.bump(at(entry) + UNCERTAIN, 1);
     }
 }
 
 /// Sums over all sources: frames received and frames published.
 pub(crate) fn totals(map: &Mapping) -> (u64, u64) {
-    (0..count(map)).fold((0u64, 0u64), |(received, published), index| {
-        let add = |sum: u64, field| sum.wrapping_add(map.get(at(index) + field));
+    let set = former(map.get(data::FOLD)) - KERNEL_FRAMES;
+    let gone = (map.get(set + RECEIVED), map.get(set + PUBLISHED));
+    (0..count(map)).fold(gone, |(received, published), entry| {
+        let add = |sum: u64, field| sum.wrapping_add(counter(map, entry, field));
         (add(received, RECEIVED), add(published, PUBLISHED))
     })
 }
@@ -86,18 +185,18 @@ pub(crate) fn totals(map: &Mapping) -> (u64, u64) {
 /// Counts frames that were published but not yet counted when the producer was killed: for the first
 /// source that has received that many more than it has published.
 pub(crate) fn repair_published(map: &Mapping, frames: u64) {
-    let owed = |index: &usize| {
-        let get = |field| map.get(at(*index) + field);
+    let owed = |entry: &usize| {
+        let get = |field| map.get(at(*entry) + field);
         get(RECEIVED).saturating_sub(get(PUBLISHED)) >= frames
     };
-    let index = (0..count(map)).find(owed).unwrap_or(0);
-    map.bump(at(index) + PUBLISHED, frames);
+    let entry = (0..count(map)).find(owed).unwrap_or(0);
+    map.bump(at(entry) + PUBLISHED, frames);
 }
 
 /// Counters of one source of a ring.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceStats {
-    /// Index that its frames carry.
+    /// Number that its frames carry.
     pub index: u16,
     /// Its name, e.g. that of the interface.
     pub name: String,
@@ -117,25 +216,34 @@ pub struct SourceStats {
     pub uncertain: u64,
 }
 
-/// Reads the whole table.
+/// Reads the whole table, and in the end the sum of those that have lost their entries to others, if there are any.
 pub(crate) fn stats(map: &Mapping) -> Vec<SourceStats> {
-    let known = u16::try_from(count(map)).unwrap_or(0);
-    (0..known)
-        .map(|index| {
-            let get = |field| map.get(at(usize::from(index)) + field);
-            SourceStats {
-                index,
-                name: name(map, index).unwrap_or_default(),
-                kernel_frames: get(KERNEL_FRAMES),
-                kernel_drops: get(KERNEL_DROPS),
-                received: get(RECEIVED),
-                received_at_read: get(RECEIVED_AT_READ),
-                published: get(PUBLISHED),
-                missed: get(MISSED),
-                uncertain: get(UNCERTAIN),
-            }
+    let read = |index, name, get: &dyn Fn(u64) -> u64| SourceStats {
+        index,
+        name,
+        kernel_frames: get(KERNEL_FRAMES),
+        kernel_drops: get(KERNEL_DROPS),
+        received: get(RECEIVED),
+        received_at_read: get(RECEIVED_AT_READ),
+        published: get(PUBLISHED),
+        missed: get(MISSED),
+        uncertain: get(UNCERTAIN),
+    };
+    let mut all: Vec<_> = (0..count(map))
+        .map(|entry| {
+            let number = number_of(map, entry);
+            let get = |field| counter(map, entry, field);
+            read(number, name(map, number).unwrap_or_default(), &get)
         })
-        .collect()
+        .collect();
+    let fold = map.get(data::FOLD);
+    if fold != 0 {
+        let set = former(fold) - KERNEL_FRAMES;
+        all.push(read(u16::MAX, FORMER.to_owned(), &|field| {
+            map.get(set + field)
+        }));
+    }
+    all
 }
 
 /// The producer's handle on the counters of one source. Cheap to clone; keeps the ring mapped.
@@ -152,19 +260,19 @@ impl SourceCounters {
         Self { shared, index }
     }
 
-    /// Index that frames of this source carry.
+    /// Number that frames of this source carry.
     pub fn index(&self) -> u16 {
         self.index
     }
 
     fn get(&self, field: u64) -> u64 {
-        self.shared.data.get(at(usize::from(self.index)) + field)
+        self.shared.data.get(at(entry_of(self.index)) + field)
     }
 
     fn add(&self, field: u64, count: u64) {
         self.shared
             .data
-            .bump(at(usize::from(self.index)) + field, count);
+            .bump(at(entry_of(self.index)) + field, count);
     }
 
     /// Adds what the kernel has counted since the last time: all frames, and the dropped ones
@@ -175,7 +283,7 @@ impl SourceCounters {
         let received = self.received();
         self.shared
             .data
-            .set(at(usize::from(self.index)) + RECEIVED_AT_READ, received);
+            .set(at(entry_of(self.index)) + RECEIVED_AT_READ, received);
     }
 
     /// Counts received frames; to be called before they are published or dropped.
@@ -196,7 +304,7 @@ impl SourceCounters {
 
     /// Notes an interface and a figure from its own frame counter, to find out after a pause what was missed.
     pub fn set_interface_count(&self, ifindex: u32, frames: u64) {
-        let entry = at(usize::from(self.index));
+        let entry = at(entry_of(self.index));
         self.shared
             .data
             .set(entry + INTERFACE_INDEX, u64::from(ifindex));

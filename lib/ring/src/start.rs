@@ -12,6 +12,8 @@ pub enum Start {
     Newest,
     /// With the oldest frame that is still there.
     Oldest,
+    /// With the first frame of the ring: those that are not there any more are counted as lapped.
+    First,
     /// With the frame of that sequence number, or the oldest after it.
     Seq(u64),
     /// With the first frame at or after that time, nanoseconds since 1970. Exact when timestamps grow;
@@ -42,6 +44,7 @@ pub(crate) fn locate<W: Words>(
     Some(match start {
         Start::Newest => newest,
         Start::Oldest => search.oldest(margin),
+        Start::First => (geometry.base, 1),
         Start::Seq(seq) => search.first(margin, |head| head.seq >= seq),
         Start::Time(ns) => search.first(margin, |head| head.time_ns >= ns),
     })

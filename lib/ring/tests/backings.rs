@@ -80,7 +80,7 @@ fn exercise(place: &Path, capacity: u64) -> RingInfo {
     assert_eq!(consumer.stats().delivered, frames);
     let replace = CreateOptions {
         replace: true,
-        ..options
+        ..options.clone()
     };
     create(&dir, &name, &replace).expect("replaced");
     assert!(producer.retired().is_some());

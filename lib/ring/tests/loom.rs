@@ -464,6 +464,7 @@ fn account(fault: Fault) {
         lapped: n,
         corrupt: n,
         skipped: n,
+        came_from: n,
     };
     let consumer = thread::spawn(move || {
         for n in 1..=2 {

@@ -76,6 +76,7 @@ async fn delete(ringd: &Ringd<'_>, name: &str) -> Result<Option<String>, Status>
         .await
         .delete_ring(DeleteRingRequest {
             name: name.to_owned(),
+            only_unused: false,
         })
         .await?;
     Ok(answer

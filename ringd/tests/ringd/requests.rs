@@ -51,12 +51,13 @@ async fn creating_is_idempotent_and_replacing_makes_a_new_epoch() {
         replace: true,
         ..request("cisco", size)
     };
-    let same = create(&ringd, replace(M))
-        .await
-        .expect("equal, so nothing to replace");
-    assert_eq!(epoch(&first), epoch(&same));
+    let same = create(&ringd, replace(M)).await.expect("replace");
+    assert!(
+        epoch(&same) > epoch(&first),
+        "equal, and a new epoch all the same"
+    );
     let second = create(&ringd, replace(2 * M)).await.expect("replace");
-    assert!(epoch(&second) > epoch(&first));
+    assert!(epoch(&second) > epoch(&same));
     assert_eq!(second.spec, Some(spec(2 * M)));
     create(
         &ringd,
@@ -389,6 +390,18 @@ async fn a_file_that_is_no_ring_is_left_alone_and_a_damaged_ring_is_shown() {
         ),
         "{refused:?}"
     );
+    let replace = CreateRingRequest {
+        replace: true,
+        ..request("notes", M)
+    };
+    for refused in [
+        create(&ringd, replace).await.map(drop),
+        resize(&ringd, "notes", spec(2 * M), &[]).await.map(drop),
+        delete(&ringd, "notes").await.map(drop),
+    ] {
+        let refused = refused.expect_err("refused");
+        assert!(refused.message().contains("notes"), "{refused:?}");
+    }
     assert_eq!(
         fs::read_to_string(dirs.rings().join("notes")).expect("read"),
         "not a ring"
@@ -400,20 +413,9 @@ async fn a_file_that_is_no_ring_is_left_alone_and_a_damaged_ring_is_shown() {
     fs::write(&path, bytes).expect("write");
     let status = ringd.list().await.remove(0).status.expect("status");
     assert_eq!(status.state(), State::Failed, "{status:?}");
-    assert!(
-        status.reason.contains("replace or delete"),
-        "{}",
-        status.reason
-    );
-    create(
-        &ringd,
-        CreateRingRequest {
-            replace: true,
-            ..request("cisco", M)
-        },
-    )
-    .await
-    .expect("replace");
+    assert!(status.reason.contains("make it anew"), "{}", status.reason);
+    let made = create(&ringd, request("cisco", M)).await;
+    made.expect("nobody can want what is left of it");
     assert_eq!(
         ringd.list().await[0]
             .status
@@ -422,4 +424,110 @@ async fn a_file_that_is_no_ring_is_left_alone_and_a_damaged_ring_is_shown() {
             .state(),
         State::Running
     );
+}
+
+#[tokio::test]
+async fn what_was_answered_as_failed_is_not_made() {
+    let dirs = Dirs::new();
+    let rings = format!("/dev/shm/fluxcap-test-late-{}", std::process::id());
+    let ringd = Ringd::start(&dirs, &["--ring-dir", &rings]).await;
+    let mut client = ringd.client().await;
+    let mut late = tonic::Request::new(request("late", 1024 * M));
+    late.set_timeout(Duration::from_millis(50));
+    let refused = client.create_ring(late).await.expect_err("in vain");
+    assert!(
+        matches!(refused.code(), Code::DeadlineExceeded | Code::Cancelled),
+        "{refused:?}"
+    );
+    // It was given up once it is not being made any more.
+    let begin = Instant::now();
+    while !ringd.names().await.is_empty() {
+        assert!(begin.elapsed() < Duration::from_secs(20));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let left = fs::read_dir(&rings).expect("read").count();
+    // Who is in no hurry gets it.
+    create(&ringd, request("late", M)).await.expect("create");
+    assert_eq!(ringd.names().await, ["late"]);
+    drop(ringd);
+    fs::remove_dir_all(&rings).expect("clean up");
+    assert_eq!(left, 0, "leftovers");
+}
+
+#[tokio::test]
+async fn a_ring_whose_files_were_removed_is_told_of_and_made_anew() {
+    let dirs = Dirs::new();
+    let ringd = Ringd::start(&dirs, &["--create", "Core.East:1m"]).await;
+    let before = epoch(&ringd.get("Core.East").await);
+    let producer = open_producer(&dirs, "Core.East");
+    fs::remove_file(dirs.rings().join("Core.East")).expect("remove");
+    fs::remove_file(dirs.rings().join(".Core.East.readers")).expect("remove");
+    let status = ringd.get("Core.East").await.status.expect("status");
+    assert_eq!(status.state(), State::Failed, "{status:?}");
+    assert!(
+        status.reason.contains("somebody has removed them"),
+        "{status:?}"
+    );
+    create(&ringd, request("Core.East", M))
+        .await
+        .expect("create");
+    assert!(epoch(&ringd.get("Core.East").await) > before);
+    let begin = Instant::now();
+    while producer.retired().is_none() {
+        assert!(begin.elapsed() < Duration::from_secs(5), "not noticed");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_ring_in_use_is_deleted_only_by_those_who_mean_it() {
+    let dirs = Dirs::new();
+    let ringd = Ringd::start(&dirs, &["--create", "cisco:1m"]).await;
+    let producer = open_producer(&dirs, "cisco");
+    let careful = || DeleteRingRequest {
+        name: "cisco".to_owned(),
+        only_unused: true,
+    };
+    let refused = ringd.client().await.delete_ring(careful()).await;
+    assert_refused(
+        refused,
+        Code::FailedPrecondition,
+        &["ring cisco is in use: producer test"],
+    );
+    drop(producer);
+    let deleted = ringd.client().await.delete_ring(careful()).await;
+    deleted.expect("nobody uses it");
+}
+
+#[tokio::test]
+async fn earlier_epochs_count_against_the_budget_and_give_way() {
+    let dirs = Dirs::new();
+    let arguments = ["--create", "cisco:4m", "--memory-budget", "16m"];
+    let ringd = Ringd::start(&dirs, &arguments).await;
+    let dir = RingDir::new(dirs.rings());
+    let name = RingName::parse("cisco").expect("name");
+    let reader = || Consumer::open(&dir, &name, "txd a", Start::Newest, true).expect("reader");
+    drop(reader());
+    for _ in 0..3 {
+        let mut producer = open_producer(&dirs, "cisco");
+        publish(&mut producer, 100);
+        producer.close();
+        let replace = CreateRingRequest {
+            replace: true,
+            ..request("cisco", 4 * M)
+        };
+        create(&ringd, replace).await.expect("replace");
+    }
+    let status = ringd.get("cisco").await.status.expect("status");
+    let told = "2 earlier epochs (8.";
+    assert!(status.remarks[0].contains(told), "{:?}", status.remarks);
+    assert!(status.remarks[0].contains("txd a"), "{:?}", status.remarks);
+    // Another ring needs the memory.
+    create(&ringd, request("dell", 8 * M))
+        .await
+        .expect("create");
+    let status = ringd.get("cisco").await.status.expect("status");
+    assert_eq!(status.remarks, Vec::<String>::new());
+    let stats = reader().stats();
+    assert_eq!((stats.lapped, stats.delivered), (300, 0));
 }

@@ -117,11 +117,11 @@ impl Mapping {
         Ok(())
     }
 
-    /// Makes the kernel provide every page of the file now, writable.
-    pub(crate) fn populate(&self) -> io::Result<()> {
+    /// Makes the kernel provide every page of the file now, writable. Tells `progress` of each step, and ends early when that says so.
+    pub(crate) fn populate(&self, progress: impl Fn(u64) -> bool) -> io::Result<()> {
         let len = self.ring_at + self.ring;
-        // In steps, so that a signal or a shortage is noticed early.
-        const STEP: usize = 1 << 30;
+        // In steps, so that a shortage or a change of mind is noticed early.
+        const STEP: usize = 64 << 20;
         for at in (0..len).step_by(STEP) {
             let step = STEP.min(len - at);
             // SAFETY: the range lies within the mapping; populating changes no content.
@@ -136,6 +136,9 @@ impl Mapping {
                 // A kernel before 5.14: touch the pages by hand.
                 Err(rustix::io::Errno::INVAL) => self.touch(at, step),
                 other => other?,
+            }
+            if !progress(step as u64) {
+                return Err(io::ErrorKind::Interrupted.into());
             }
         }
         Ok(())

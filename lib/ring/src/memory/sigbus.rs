@@ -11,7 +11,7 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// Mappings that can be guarded at a time: two a ring. Further ones are not guarded.
+/// Mappings of one table: two a ring. When it is full, another is hung to it.
 const RANGES: usize = 512;
 
 struct Range {
@@ -21,59 +21,89 @@ struct Range {
     poisoned: AtomicBool,
 }
 
-static TABLE: [Range; RANGES] = [const {
-    Range {
-        start: AtomicUsize::new(0),
-        len: AtomicUsize::new(0),
-        poisoned: AtomicBool::new(false),
+/// Tables are never freed: the handler may be looking at them.
+struct Table {
+    ranges: [Range; RANGES],
+    more: OnceLock<Box<Table>>,
+}
+
+impl Table {
+    const fn new() -> Self {
+        Self {
+            ranges: [const {
+                Range {
+                    start: AtomicUsize::new(0),
+                    len: AtomicUsize::new(0),
+                    poisoned: AtomicBool::new(false),
+                }
+            }; RANGES],
+            more: OnceLock::new(),
+        }
     }
-}; RANGES];
+
+    /// All entries there are. A handler may call it: a look into a `OnceLock` is one load.
+    fn all(&self) -> impl Iterator<Item = &Range> {
+        let tables = std::iter::successors(Some(self), |table| table.more.get().map(Box::as_ref));
+        tables.flat_map(|table| &table.ranges)
+    }
+
+    /// Takes a free entry.
+    fn take(&'static self) -> &'static Range {
+        let mut table = self;
+        loop {
+            let free = |range: &&Range| {
+                range
+                    .start
+                    .compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed)
+                    .is_ok()
+            };
+            if let Some(range) = table.ranges.iter().find(free) {
+                return range;
+            }
+            table = table.more.get_or_init(|| Box::new(Table::new()));
+        }
+    }
+}
+
+static TABLE: Table = Table::new();
 
 /// What to do with a SIGBUS that is none of ours.
 static PREVIOUS: OnceLock<libc::sigaction> = OnceLock::new();
 
 /// Keeps a range of addresses guarded until it is dropped.
-#[derive(Debug)]
 pub(crate) struct Guard {
-    entry: Option<usize>,
+    range: &'static Range,
+}
+
+impl std::fmt::Debug for Guard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Guard")
+            .field("poisoned", &self.poisoned())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Guard {
     /// Guards a mapping. It must be dropped before the mapping is.
     pub(crate) fn new(start: usize, len: usize) -> Self {
         install();
-        let free = |range: &Range| {
-            range
-                .start
-                .compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed)
-                .is_ok()
-        };
-        let entry = TABLE.iter().position(free);
-        if let Some(range) = entry.and_then(|index| TABLE.get(index)) {
-            range.len.store(len, Ordering::Relaxed);
-            range.poisoned.store(false, Ordering::Relaxed);
-            range.start.store(start, Ordering::Release);
-        }
-        Self { entry }
-    }
-
-    fn range(&self) -> Option<&'static Range> {
-        self.entry.and_then(|index| TABLE.get(index))
+        let range = TABLE.take();
+        range.len.store(len, Ordering::Relaxed);
+        range.poisoned.store(false, Ordering::Relaxed);
+        range.start.store(start, Ordering::Release);
+        Self { range }
     }
 
     /// Whether the memory was taken away.
     #[inline]
     pub(crate) fn poisoned(&self) -> bool {
-        self.range()
-            .is_some_and(|range| range.poisoned.load(Ordering::Relaxed))
+        self.range.poisoned.load(Ordering::Relaxed)
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if let Some(range) = self.range() {
-            range.start.store(0, Ordering::Release);
-        }
+        self.range.start.store(0, Ordering::Release);
     }
 }
 
@@ -104,7 +134,7 @@ extern "C" fn handle(signal: i32, info: *mut libc::siginfo_t, context: *mut libc
 
 /// Puts zero pages over the guarded range that holds the address; false when there is none.
 fn replace(address: usize) -> bool {
-    for range in &TABLE {
+    for range in TABLE.all() {
         let start = range.start.load(Ordering::Acquire);
         let len = range.len.load(Ordering::Relaxed);
         if start <= 1 || address < start || address - start >= len {

@@ -25,10 +25,12 @@ pub struct Account {
     pub corrupt: u64,
     /// Frames passed over on request.
     pub skipped: u64,
+    /// The epoch whose books these counters go on with, 0 when they begin here.
+    pub came_from: u64,
 }
 
 /// Words of one account.
-const FIELDS: usize = 7;
+const FIELDS: usize = 8;
 
 impl Account {
     fn word(slot: usize, turn: u64, field: usize) -> Word {
@@ -78,6 +80,7 @@ impl Account {
             self.lapped,
             self.corrupt,
             self.skipped,
+            self.came_from,
         ]
     }
 
@@ -90,6 +93,7 @@ impl Account {
             lapped: fields[4],
             corrupt: fields[5],
             skipped: fields[6],
+            came_from: fields[7],
         }
     }
 }

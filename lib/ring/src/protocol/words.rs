@@ -25,7 +25,7 @@ pub enum Word {
     SpaceWaiting,
     /// Which of its two accounts a consumer uses: even or odd.
     Turn(usize),
-    /// A word of the two accounts, see [`Account`](super::Account): index 0 to 6 and 8 to 14.
+    /// A word of the two accounts, see [`Account`](super::Account): index 0 to 15.
     Account {
         /// The consumer's slot.
         slot: usize,
