@@ -11,6 +11,7 @@
 //!  I6 decap   packets that a tunnel got  = published in rings   + drops by reason
 //!  I7 encap   delivered to a tunnel      = sent                 + drops by outcome
 //!  I8 mirror  seen + further copies      = mirrored             + not wanted + drops by reason
+//!  order      frames that stand in a ring behind later ones: for information, nothing is lost by it
 //! ```
 //!
 //! Two looks are taken, and what lies downstream comes from the first: frames that move on in between make a residual

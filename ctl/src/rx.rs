@@ -5,14 +5,14 @@ use crate::exit::Failure;
 use crate::output::{Block, by_reason, count};
 use crate::resource::{self, Kind};
 use crate::words::tag_text;
-use crate::{complete, edits, names, scheduling};
+use crate::{complete, edits, names, scheduling, tx};
 use clap::{Args, Subcommand};
 use clap_complete::{ArgValueCandidates, ArgValueCompleter};
-use fluxcap_options::{CaptureArgs, CaptureWork};
+use fluxcap_options::{CaptureArgs, CaptureWork, MERGE_WINDOW_LOW_US, MERGE_WINDOW_US};
 use fluxcap_proto::v1::capture_service_client::CaptureServiceClient;
 use fluxcap_proto::v1::{
     Capture, CaptureInterface, CaptureSpec, CaptureStatus, CreateCaptureRequest,
-    DeleteCaptureRequest, GetCaptureRequest, ListCapturesRequest, UpdateCaptureRequest,
+    DeleteCaptureRequest, GetCaptureRequest, Latency, ListCapturesRequest, UpdateCaptureRequest,
 };
 use fluxcap_service::format_size;
 
@@ -241,13 +241,28 @@ fn facts(name: &str, spec: &CaptureSpec, status: &CaptureStatus) -> Vec<(&'stati
         ("filter runs in", status.filter_at.clone()),
         ("kernel buffer", size_or_default(spec.buffer_bytes)),
         ("block", size_or_default(spec.block_bytes.into())),
+        ("merge window", merge_window(spec)),
         ("received frames", count(status.received_frames)),
         ("received bytes", count(status.received_bytes)),
         ("published frames", count(status.published_frames)),
+        ("late frames", count(status.late_frames)),
         ("kernel drops", count(status.kernel_dropped_frames)),
         ("truncated frames", count(status.truncated_frames)),
         ("not published", by_reason(&status.dropped_frames)),
     ]
+}
+
+/// How long frames wait for earlier ones of other sockets; empty where there is one socket.
+fn merge_window(spec: &CaptureSpec) -> String {
+    let default = match spec.latency() {
+        Latency::Low => MERGE_WINDOW_LOW_US,
+        _ => MERGE_WINDOW_US,
+    };
+    match spec.merge_window_us {
+        _ if spec.interfaces.len() < 2 && spec.threads < 2 => String::new(),
+        Some(0) => "none: frames come as they are read".to_owned(),
+        us => tx::merge_window(2, us.unwrap_or(default)),
+    }
 }
 
 fn interfaces(spec: &CaptureSpec, status: &CaptureStatus) -> Block {
@@ -384,6 +399,27 @@ mod tests {
             nothing_to_change(&set_args(&["a", "--vlan-push", "eth1=5"])),
             Ok(())
         );
+    }
+
+    #[test]
+    fn a_merge_window_is_shown_where_there_is_something_to_merge() {
+        let mut spec = CaptureSpec {
+            interfaces: vec![interface("eth1", None)],
+            ..Default::default()
+        };
+        assert_eq!(merge_window(&spec), "");
+        spec.threads = 2;
+        assert_eq!(merge_window(&spec), "2ms");
+        spec.latency = Latency::Low.into();
+        assert_eq!(merge_window(&spec), "200us");
+        spec.merge_window_us = Some(0);
+        assert!(merge_window(&spec).starts_with("none"));
+        let status = CaptureStatus {
+            late_frames: 1234,
+            ..Default::default()
+        };
+        let shown = facts("c", &spec, &status);
+        assert!(shown.contains(&("late frames", count(1234))));
     }
 
     #[test]

@@ -120,6 +120,67 @@ impl Generator {
         self.start(netns, device).join()
     }
 
+    /// Sends the stream over several interfaces, each frame over one of them that looks random, from one thread on one CPU: the
+    /// kernel gets the frames in the order of their numbers. They look like `templates` in turn, in which the identity stands at
+    /// `at`.
+    #[track_caller]
+    pub fn send_over(
+        &self,
+        wires: &[(&Netns, &str)],
+        mut templates: Vec<Vec<u8>>,
+        at: usize,
+    ) -> Sent {
+        let mut sockets: Vec<Sendmmsg> = wires
+            .iter()
+            .map(|(netns, device)| netns.run(|| open(device)))
+            .collect();
+        let dropped = || -> u64 {
+            let wires = wires.iter();
+            wires
+                .map(|(netns, device)| drops(netns.name(), device))
+                .sum()
+        };
+        let before = dropped();
+        let work = || {
+            // Frames that wait at two CPUs reach the taps as these get to them.
+            fluxcap_socket::pin_thread(0).expect("there is a CPU 0");
+            let (mut sent, begun) = (Sent::default(), Instant::now());
+            let mut schedule = begun;
+            let (wires, kinds) = (sockets.len() as u64, templates.len() as u64);
+            while sent.frames < self.count {
+                let due = self.due(&mut schedule, sent.frames);
+                for _ in 0..due.min(BURST).min(self.count - sent.frames) {
+                    let seq = sent.frames;
+                    let wire = (seq.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) % wires;
+                    let place = |n: u64| usize::try_from(n).expect("few");
+                    let frame = &mut templates[place(seq % kinds)];
+                    let identity = Identity {
+                        stream: self.stream,
+                        seq,
+                        sent_ns: now_ns(),
+                    };
+                    stamp(frame, at, identity);
+                    let report = transmit(&mut sockets[place(wire)], std::slice::from_ref(frame));
+                    sent.refused += 1 - report.sent;
+                    sent.frames += 1;
+                }
+                if due == 0 {
+                    let next = schedule + self.time_of(sent.frames + 1);
+                    let pause = next.saturating_duration_since(Instant::now());
+                    thread::sleep(pause.max(SHORTEST_PAUSE));
+                }
+            }
+            sent.elapsed = begun.elapsed();
+            sent
+        };
+        let sent = thread::scope(|scope| scope.spawn(work).join());
+        let sent = sent.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Sent {
+            dropped: dropped().saturating_sub(before),
+            ..sent
+        }
+    }
+
     /// Sends in the background. Returns when the socket is open.
     #[must_use]
     #[track_caller]
@@ -213,10 +274,7 @@ impl Generator {
         first: u64,
         count: u64,
     ) -> u64 {
-        let now = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .expect("the clock is after 1970");
-        let sent_ns = u64::try_from(now.as_nanos()).expect("before the year 2500");
+        let sent_ns = now_ns();
         let frames = &mut frames[..usize::try_from(count).expect("a burst is small")];
         for (frame, seq) in frames.iter_mut().zip(first..) {
             stamp(
@@ -267,6 +325,14 @@ impl Drop for Sending {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
     }
+}
+
+/// CLOCK_REALTIME.
+fn now_ns() -> u64 {
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .expect("the clock is after 1970");
+    u64::try_from(now.as_nanos()).expect("before the year 2500")
 }
 
 /// Where a generator sends. Its thread is in the interface's namespace.

@@ -112,6 +112,8 @@ fn checksums_that_a_local_sender_left_open_are_made() {
         let frames = reader.take(usize::try_from(status.seen_frames).expect("few"), SOON);
         // The hosts go on asking for routers.
         assert!(frames.len() as u64 >= status.seen_frames);
+        // Both directions, which pass on whichever CPU.
+        assert!(frames.is_sorted_by_key(|(meta, _)| meta.timestamp_ns));
         for way in [Direction::In, Direction::Out] {
             let judged: Vec<_> = frames
                 .iter()

@@ -222,7 +222,7 @@ fn an_af_xdp_capture_filters_in_rxd() {
 #[test]
 fn flows_stay_in_order_over_several_threads() {
     need_root!();
-    let lab = tap_to_output(&["--threads", "4"]);
+    let lab = tap_to_output(&["--threads", "4", "--merge-window", "0"]);
     wait_until(SOON, "the other threads", || helpers(&lab).len() == 3);
     let sink = lab.outputs[0].sink();
     let flows = start_flows(&lab, 4_000, 8_000);
@@ -253,6 +253,8 @@ fn threads_stand_still_for_changes() {
         "cisco",
         "--threads",
         "3",
+        "--merge-window",
+        "0",
         "--buffer",
         "64M",
         "--name",

@@ -39,6 +39,8 @@ const WAIT: Duration = Duration::from_millis(10);
 const NAP: Duration = Duration::from_millis(1);
 /// How long it is looked for more.
 const AWAKE: Duration = Duration::from_millis(20);
+/// Most time between a program's look at the clock and its place in the buffer.
+const OVERLAP_NS: u64 = 10_000_000;
 const EVENT_GSO: u8 = 1;
 const EVENT_NO_CSUM: u8 = 2;
 
@@ -101,6 +103,8 @@ pub(crate) struct Events {
     snaplen: u32,
     /// Frames of the interface begin with an Ethernet header.
     ethernet: bool,
+    /// Time of the frame before.
+    latest_ns: u64,
     scratch: Vec<u8>,
 }
 
@@ -148,6 +152,7 @@ impl Events {
             source: String::new(),
             snaplen: 0,
             ethernet: true,
+            latest_ns: 0,
             scratch: Vec::with_capacity(LONGEST + ETHERNET_LEN),
         })
     }
@@ -259,7 +264,7 @@ impl Events {
         // Room for any frame, and a mark of loss in front of it.
         let most = record_size(longest) + LOSS_RECORD;
         let room = BURST_BYTES.max(most).min(ring.max_burst());
-        let offset = realtime_ns().wrapping_sub(boottime_ns());
+        let offset = clock_offset();
         let mut turn = Turn::default();
         let mut empty = false;
         while turn.frames < TURN && !empty {
@@ -286,7 +291,13 @@ impl Events {
                     snaplen: self.snaplen,
                     ethernet: self.ethernet,
                 };
-                path.publish(&record, &mut burst, &mut self.drained, &mut self.scratch);
+                path.publish(
+                    &record,
+                    &mut burst,
+                    &mut self.drained,
+                    &mut self.latest_ns,
+                    &mut self.scratch,
+                );
             }
             let lost = self.drained.told_lost - before.told_lost;
             let taken = self.drained.taken - before.taken;
@@ -330,6 +341,31 @@ impl Events {
     }
 }
 
+/// The time of a frame that has its place in the buffer behind one of the time `latest_ns`. The programs of both directions run on
+/// several CPUs and read the clock just before they get a place: their places tell the order in which frames passed, because each
+/// program has ended before its frame goes on, and the times follow.
+fn in_place(time_ns: u64, latest_ns: &mut u64) -> u64 {
+    let behind = latest_ns.saturating_sub(time_ns);
+    // By more than that the clock was set back.
+    if behind > OVERLAP_NS {
+        *latest_ns = time_ns;
+    }
+    *latest_ns = time_ns.max(*latest_ns);
+    *latest_ns
+}
+
+/// From CLOCK_BOOTTIME to CLOCK_REALTIME. Who is interrupted between two looks at clocks is wrong by as much: of some, the closest.
+fn clock_offset() -> u64 {
+    let look = || {
+        let (before, now, after) = (boottime_ns(), realtime_ns(), boottime_ns());
+        let took = after.saturating_sub(before);
+        (took, now.wrapping_sub(before.saturating_add(took / 2)))
+    };
+    let looks = [look(), look(), look()];
+    let closest = looks.into_iter().min_by_key(|(took, _)| *took);
+    closest.map_or(0, |(_, offset)| offset)
+}
+
 /// What all frames of a burst have in common.
 #[derive(Debug, Clone, Copy)]
 struct Path {
@@ -348,13 +384,14 @@ impl Path {
         record: &[u8],
         burst: &mut Burst<'_>,
         drained: &mut Drained,
+        latest_ns: &mut u64,
         scratch: &mut Vec<u8>,
     ) {
         let Some(event) = Event::parse(record) else {
             burst.add_drop(DropReason::Malformed, 1);
             return drained.drop_frames(DropReason::Malformed, 1, 0);
         };
-        let time = event.time_ns.wrapping_add(self.offset);
+        let time = in_place(event.time_ns.wrapping_add(self.offset), latest_ns);
         if event.lost > drained.told_lost {
             burst.push_loss(self.source, event.lost - drained.told_lost, time);
             drained.told_lost = event.lost;
@@ -447,6 +484,17 @@ mod tests {
         );
         assert_eq!((event.direction, event.flags), (Direction::Out, EVENT_GSO));
         assert_eq!(event.frame, b"abc");
+    }
+
+    #[test]
+    fn times_follow_the_order_of_the_buffer_until_the_clock_is_set_back() {
+        let mut latest = 0;
+        let times = [5_000, 7_000, 6_900, 7_100, 100_000_000_000, 50, 60, 40];
+        let placed = times.map(|time| in_place(time, &mut latest));
+        assert_eq!(
+            placed,
+            [5_000, 7_000, 7_000, 7_100, 100_000_000_000, 50, 60, 60]
+        );
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::input::Input;
 use crate::lane::{Crew, Lane, Schedule, TICK};
-use crate::open::{Attempt, Opener, threads};
+use crate::open::{Attempt, Opener, threads, window};
 use crate::ring::SharedRing;
 use crate::spec::validate;
 use crate::stats::CaptureLive;
@@ -153,7 +153,7 @@ impl<'w> Capture<'w> {
     /// Begins to write to a ring: attached interfaces are entered into its table, others are looked for.
     fn enter_ring(&mut self, ring: Producer) {
         let (live, epoch) = (self.worker.live(), ring.info().epoch);
-        let ring = Arc::new(SharedRing::new(ring, self.lanes.len()));
+        let ring = Arc::new(SharedRing::new(ring, threads(&self.spec)));
         for input in self.inputs.iter_mut().filter(|input| input.is_attached()) {
             if let Err(error) = input.register(&ring, &mut self.lanes) {
                 tracing::error!(capture = self.worker.name(), %error, "cannot enter the interface into the ring");
@@ -310,6 +310,7 @@ impl<'w> Capture<'w> {
         let mut same = CaptureSpec {
             edits: self.spec.edits.clone(),
             scheduling: self.spec.scheduling.clone(),
+            merge_window_us: self.spec.merge_window_us,
             ..CaptureSpec::clone(&spec)
         };
         for (new, old) in same.interfaces.iter_mut().zip(&self.spec.interfaces) {
@@ -326,12 +327,35 @@ impl<'w> Capture<'w> {
             self.lanes = lanes(&spec);
             return Ok(());
         }
+        self.spread();
         for input in &mut self.inputs {
             input
                 .set_edits(&spec, &mut self.lanes)
                 .map_err(|e| e.to_string())?;
         }
         Ok(())
+    }
+
+    /// Divides the sockets anew when there are to be more or fewer threads.
+    fn spread(&mut self) {
+        let mut lanes = lanes(&self.spec);
+        let threads = lanes.len().max(1);
+        if threads == self.lanes.len() {
+            return;
+        }
+        if let Some(ring) = &self.ring {
+            let live = self.worker.live();
+            self.lanes
+                .iter_mut()
+                .for_each(|lane| lane.flush(ring, live));
+        }
+        let taps = self.lanes.iter_mut().flat_map(Lane::take_all);
+        for (number, tap) in taps.enumerate() {
+            if let Some(lane) = lanes.get_mut(number % threads) {
+                lane.add(tap);
+            }
+        }
+        self.lanes = lanes;
     }
 
     /// Takes the scheduling of the spec over, for this thread; the others ask for it when they start.
@@ -345,6 +369,7 @@ impl<'w> Capture<'w> {
             priority: wanted.priority,
             spin: Duration::from_micros(wanted.spin_us.into()),
             hurry: self.spec.latency() == Latency::Low,
+            window: window(&self.spec),
         };
         self.remark = self.schedule.apply(0);
     }
@@ -385,10 +410,18 @@ impl<'w> Capture<'w> {
         let quiet = Instant::now() + patience;
         if let Some(ring) = &self.ring {
             for lane in &mut self.lanes {
-                let left = quiet.saturating_duration_since(Instant::now());
-                lane.sleep(&[self.links.as_fd()], &self.schedule, left);
+                loop {
+                    let left = quiet.saturating_duration_since(Instant::now());
+                    lane.sleep(&[self.links.as_fd()], &self.schedule, left);
+                    let live = self.worker.live();
+                    let turn = lane.turn(ring, live, self.schedule.window, || true);
+                    if left.is_zero() || turn.is_err() {
+                        break;
+                    }
+                }
             }
             for lane in &mut self.lanes {
+                lane.flush(ring, self.worker.live());
                 lane.drain(ring, self.worker.live(), end);
             }
         }
@@ -478,7 +511,8 @@ impl<'w> Capture<'w> {
         if ready.readable(2) {
             self.take_opened();
         }
-        lane.turn(ring, worker.live(), || worker.stop_requested())?;
+        let stop = || worker.stop_requested();
+        lane.turn(ring, worker.live(), self.schedule.window, stop)?;
         self.starvation.relieve();
         Ok(worker.stop_requested()
             || worker.generation() != self.generation
@@ -524,5 +558,10 @@ fn opener() -> Result<Opener, String> {
 }
 
 fn lanes(spec: &CaptureSpec) -> Vec<Lane> {
-    (0..threads(spec)).map(|_| Lane::new()).collect()
+    // Frames that are merged pass through one thread, wherever their sockets are.
+    let threads = match window(spec) {
+        Duration::ZERO => threads(spec),
+        _ => 1,
+    };
+    (0..threads).map(|_| Lane::new()).collect()
 }

@@ -9,13 +9,13 @@ use fluxcap_ring::{Burst, Direction, DropReason, Flags, Meta, Producer, record_s
 use fluxcap_socket::{Packet, Receiver};
 
 /// Bytes reserved in the ring at a time. One burst is published, and its doorbell rung, for about that much.
-const BURST_BYTES: usize = 64 * 1024;
+pub(crate) const BURST_BYTES: usize = 64 * 1024;
 
 /// Blocks taken from one interface before the others have their turn.
 const BLOCKS_PER_TURN: usize = 4;
 
 /// What a restored and a pushed VLAN tag can add to a frame.
-const TAG_BYTES: usize = 8;
+pub(crate) const TAG_BYTES: usize = 8;
 
 /// Which frames of an interface are wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,15 +41,15 @@ pub(crate) struct Path {
 
 /// What happened to the frames of one burst, other than being published.
 #[derive(Debug, Default)]
-struct Tally {
+pub(crate) struct Tally {
     bytes: u64,
     truncated: u64,
     filtered: u64,
     sampled_out: u64,
     direction: u64,
-    malformed: u64,
+    pub(crate) malformed: u64,
     oversize: u64,
-    paused: u64,
+    pub(crate) paused: u64,
 }
 
 /// What [`Path::pump`] did.
@@ -103,6 +103,7 @@ impl Path {
                         self.publish(packet, &mut burst, longest, &mut tally);
                         next = packets.next();
                     }
+                    live.late.add(burst.late());
                     live.published.add(burst.commit());
                 } else {
                     tally.paused += 1;
@@ -123,7 +124,7 @@ impl Path {
     }
 
     /// One frame: put it back as it was on the wire, edit it, copy it into the burst.
-    fn publish(
+    pub(crate) fn publish(
         &mut self,
         packet: &mut Packet<'_>,
         burst: &mut Burst<'_>,
@@ -195,7 +196,7 @@ fn on_the_wire<'p>(packet: &'p Packet<'_>) -> WireFrame<'p> {
 
 impl Tally {
     /// Adds the burst's figures to the ring's counters, which outlive the process, and to the live ones.
-    fn settle(&self, ring: &Producer, live: &CaptureLive) {
+    pub(crate) fn settle(&self, ring: &Producer, live: &CaptureLive) {
         live.received_bytes.add(self.bytes);
         live.truncated.add(self.truncated);
         for (reason, n) in [

@@ -346,6 +346,8 @@ impl Input {
         live: &CaptureLive,
     ) -> Vec<Tap> {
         self.attach(lanes);
+        // What is held back of others is older than what this one's sockets still have.
+        lanes.iter_mut().for_each(|lane| lane.flush(ring, live));
         let mut taps: Vec<Tap> = lanes
             .iter_mut()
             .flat_map(|lane| lane.take(self.number))

@@ -4,10 +4,14 @@
 //! while there is nothing to be done to the sockets: [`Crew`] starts them, and they end when it is dropped. A socket is
 //! therefore never touched by two threads, and only the ring has a lock.
 
+use crate::datapath::Pumped;
+use crate::merge;
+use crate::order::{Order, Rest};
 use crate::ring::SharedRing;
 use crate::stats::CaptureLive;
 use crate::tap::{Backlog, Tap};
-use fluxcap_socket::{Affinity, Ready, Starvation, poll};
+use fluxcap_ring::Mode;
+use fluxcap_socket::{Affinity, MAX_POLL, Ready, Starvation, poll};
 use std::io::{self, PipeReader, PipeWriter, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -23,8 +27,8 @@ const GATHER: Duration = Duration::from_micros(200);
 const FEW: u64 = 128;
 /// Most interfaces of one capture: the ring's table of sources has as many places.
 pub(crate) const MAX_INTERFACES: usize = 32;
-/// Most descriptors that are polled besides those of the interfaces.
-const MAX_OTHERS: usize = 4;
+/// Turns in which everything that is at hand goes into the ring, at most.
+const FLUSH_TURNS: usize = 64;
 
 /// The sockets of one thread.
 #[derive(Debug)]
@@ -36,6 +40,10 @@ pub(crate) struct Lane {
     dirty: bool,
     /// The last turn found few frames at each interface.
     few: bool,
+    /// The next frames of the sockets, when they are merged.
+    order: Order,
+    /// A socket may have an error to tell, which keeps poll from sleeping.
+    failed: bool,
 }
 
 /// Where and how a thread runs.
@@ -47,6 +55,8 @@ pub(crate) struct Schedule {
     pub(crate) spin: Duration,
     /// Frames are to be passed on at once.
     pub(crate) hurry: bool,
+    /// How long a frame waits for an earlier one of another socket.
+    pub(crate) window: Duration,
     /// The CPUs that are allowed; `None` as long as nothing was ever wanted, so that a thread is as the system makes it.
     pub(crate) any: Option<Affinity>,
 }
@@ -68,10 +78,13 @@ impl Lane {
             counted: Instant::now(),
             dirty: false,
             few: true,
+            order: Order::default(),
+            failed: false,
         }
     }
 
     pub(crate) fn add(&mut self, tap: Tap) {
+        self.order.clear();
         self.taps.push(tap);
     }
 
@@ -82,7 +95,21 @@ impl Lane {
 
     /// Takes the taps of an input out.
     pub(crate) fn take(&mut self, input: usize) -> Vec<Tap> {
+        self.order.clear();
         self.taps.extract_if(.., |tap| tap.input == input).collect()
+    }
+
+    /// Takes all taps out.
+    pub(crate) fn take_all(&mut self) -> Vec<Tap> {
+        self.order.clear();
+        std::mem::take(&mut self.taps)
+    }
+
+    /// The sockets of which no frame is at hand.
+    fn awaited(&self) -> impl Iterator<Item = &Tap> {
+        let taps = self.taps.iter().enumerate();
+        taps.filter(|(at, _)| !self.order.has(*at))
+            .map(|(_, tap)| tap)
     }
 
     /// Sleeps until a frame is there, one of `others` has something to say, or the time is over; what `others` say.
@@ -90,15 +117,21 @@ impl Lane {
     /// # Errors
     /// What poll says, after a pause: an error that stays must not make a loop of it.
     pub(crate) fn sleep(
-        &self,
+        &mut self,
         others: &[BorrowedFd<'_>],
         schedule: &Schedule,
         timeout: Duration,
     ) -> Ready {
+        // Frames that are held back go when their time has come, whatever else does.
+        let timeout = match self.order.rest() {
+            Rest::Idle => timeout,
+            Rest::Hold(time) => timeout.min(time),
+            Rest::Busy => Duration::ZERO,
+        };
         if !schedule.spin.is_zero() {
-            let end = Instant::now() + schedule.spin;
+            let end = Instant::now() + schedule.spin.min(timeout);
             while Instant::now() < end {
-                if self.taps.iter().any(|tap| tap.socket().is_ready()) {
+                if self.awaited().any(|tap| tap.socket().is_ready()) {
                     break;
                 }
                 std::hint::spin_loop();
@@ -107,8 +140,8 @@ impl Lane {
         let Some(first) = others.first() else {
             return Ready::default();
         };
-        let mut fds = [*first; MAX_INTERFACES + MAX_OTHERS];
-        let sockets = self.taps.iter().map(Tap::fd);
+        let mut fds = [*first; MAX_POLL];
+        let sockets = self.awaited().map(Tap::fd);
         let count = fds
             .iter_mut()
             .zip(others.iter().copied().chain(sockets))
@@ -119,6 +152,7 @@ impl Lane {
             std::thread::sleep(Duration::from_millis(50));
             Ready::default()
         });
+        self.failed = ready.any_failed_from(others.len());
         if self.few && !schedule.hurry && self.taps.iter().any(Tap::has_unblocked_frames) {
             std::thread::sleep(GATHER);
         }
@@ -133,8 +167,34 @@ impl Lane {
         &mut self,
         ring: &SharedRing,
         live: &CaptureLive,
+        window: Duration,
         stop: impl Fn() -> bool,
     ) -> Result<(), fluxcap_ring::Error> {
+        if self.taps.len() > 1 && !window.is_zero() {
+            let pumped = self.turn_in_order(ring, live, Some(window), stop)?;
+            self.few = pumped.frames < FEW;
+            if pumped.losing {
+                self.count(ring, live, Backlog::ComesHere);
+            }
+        } else {
+            self.turn_by_turn(ring, live, stop)?;
+        }
+        // Once a tick, and once more when traffic has ended, so that the books close.
+        if self.dirty && self.counted.elapsed() >= TICK {
+            self.count(ring, live, Backlog::ComesHere);
+            (self.counted, self.dirty) = (Instant::now(), false);
+        }
+        Ok(())
+    }
+
+    /// Each interface for itself: what one socket has is in order.
+    fn turn_by_turn(
+        &mut self,
+        ring: &SharedRing,
+        live: &CaptureLive,
+        stop: impl Fn() -> bool,
+    ) -> Result<(), fluxcap_ring::Error> {
+        self.order.clear();
         self.few = true;
         for tap in &mut self.taps {
             let pumped = tap.pump(ring, live, &stop)?;
@@ -144,12 +204,41 @@ impl Lane {
                 tap.count(&mut ring.lock(), live, Backlog::ComesHere);
             }
         }
-        // Once a tick, and once more when traffic has ended, so that the books close.
-        if self.dirty && self.counted.elapsed() >= TICK {
-            self.count(ring, live, Backlog::ComesHere);
-            (self.counted, self.dirty) = (Instant::now(), false);
-        }
         Ok(())
+    }
+
+    /// All of them together, by time.
+    fn turn_in_order(
+        &mut self,
+        ring: &SharedRing,
+        live: &CaptureLive,
+        window: Option<Duration>,
+        stop: impl Fn() -> bool,
+    ) -> Result<Pumped, fluxcap_ring::Error> {
+        let pumped = merge::turn(&mut self.order, &mut self.taps, ring, live, window, stop)?;
+        self.dirty |= pumped.frames > 0;
+        if std::mem::take(&mut self.failed) {
+            self.taps.iter().for_each(Tap::take_error);
+        }
+        Ok(pumped)
+    }
+
+    /// Has frames that are held back, and all others that are at hand, go into the ring: sockets are about to be closed. Not into one
+    /// in wait mode, which may have no room for them now.
+    pub(crate) fn flush(&mut self, ring: &SharedRing, live: &CaptureLive) {
+        if ring.lock().info().mode == Mode::Wait {
+            return;
+        }
+        for _ in 0..FLUSH_TURNS {
+            let held_back = (0..self.taps.len()).any(|at| self.order.has(at));
+            if !held_back
+                || self
+                    .turn_in_order(ring, live, None, || true)
+                    .is_ok_and(|pumped| pumped.frames == 0)
+            {
+                return;
+            }
+        }
     }
 
     /// Reads the kernel's counters.
@@ -251,7 +340,8 @@ impl Crew {
             if ring.lock().retired().is_some() {
                 return self.call();
             }
-            if let Err(error) = lane.turn(ring, live, || self.stop.load(Relaxed)) {
+            let stop = || self.stop.load(Relaxed);
+            if let Err(error) = lane.turn(ring, live, schedule.window, stop) {
                 let mut place = self.error.lock().unwrap_or_else(PoisonError::into_inner);
                 *place = Some(error);
                 drop(place);

@@ -1,6 +1,6 @@
 //! How the frames of an interface are taken from the kernel: which way, and why.
 
-use fluxcap_options::CaptureIo;
+use fluxcap_options::{CaptureIo, MERGE_WINDOW_LOW_US, MERGE_WINDOW_US};
 use fluxcap_proto::v1::{CaptureSpec, Direction, Latency};
 use fluxcap_socket::{CaptureOptions, Error, Link, PacketCapture, Receiver, XdpCapture};
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
@@ -176,7 +176,16 @@ impl Opener {
     }
 }
 
-/// Threads of a capture.
+/// How long a frame waits for an earlier one of another socket.
+pub(crate) fn window(spec: &CaptureSpec) -> Duration {
+    let default = match spec.latency() {
+        Latency::Low => MERGE_WINDOW_LOW_US,
+        _ => MERGE_WINDOW_US,
+    };
+    Duration::from_micros(spec.merge_window_us.unwrap_or(default).into())
+}
+
+/// Sockets of each interface, and threads that read them as long as they are not merged.
 pub(crate) fn threads(spec: &CaptureSpec) -> usize {
     spec.threads.max(1) as usize
 }

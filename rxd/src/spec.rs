@@ -3,8 +3,8 @@
 use crate::lane::MAX_INTERFACES;
 use crate::open::{BLOCK_BYTES, BUFFER_BYTES};
 use fluxcap_options::{
-    CaptureIo, SpecError, compile_edits, validate_interfaces, validate_scheduling,
-    validate_threads, vlan_tag,
+    CaptureIo, SpecError, compile_edits, validate_interfaces, validate_merge_window,
+    validate_scheduling, validate_threads, vlan_tag,
 };
 use fluxcap_proto::v1::{CaptureSpec, Direction};
 use fluxcap_ring::RingName;
@@ -26,6 +26,7 @@ pub(crate) fn validate(
     compile_edits(&spec.edits.clone().unwrap_or_default()).map_err(refused)?;
     validate_io(spec)?;
     validate_threads(spec.threads).map_err(refused)?;
+    validate_merge_window(spec.merge_window_us).map_err(refused)?;
     validate_scheduling(&spec.scheduling.clone().unwrap_or_default()).map_err(refused)?;
     validate_buffer(spec)
 }

@@ -16,6 +16,8 @@ pub(crate) struct CaptureLive {
     pub(crate) received_bytes: Counter,
     /// Frames put into the ring.
     pub(crate) published: Counter,
+    /// Frames that stand in the ring behind a later one.
+    pub(crate) late: Counter,
     /// Frames that the kernel dropped because its buffer was full.
     pub(crate) kernel_dropped: Counter,
     /// Frames shorter in the ring than on the wire, other than by request.
@@ -91,6 +93,7 @@ impl CaptureLive {
             received_frames: self.received.get(),
             received_bytes: self.received_bytes.get(),
             published_frames: self.published.get(),
+            late_frames: self.late.get(),
             kernel_dropped_frames: self.kernel_dropped.get(),
             truncated_frames: self.truncated.get(),
             dropped_frames: drops

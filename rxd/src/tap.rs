@@ -1,10 +1,10 @@
 //! What one thread reads of one interface.
 
-use crate::datapath::{Path, Pumped};
+use crate::datapath::{Path, Pumped, Tally};
 use crate::ring::SharedRing;
 use crate::stats::{CaptureLive, InterfaceCounts};
-use fluxcap_ring::{DropReason, Producer};
-use fluxcap_socket::Receiver;
+use fluxcap_ring::{Burst, DropReason, Producer};
+use fluxcap_socket::{FrameHead, Receiver};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,6 +25,10 @@ pub(crate) struct Tap {
     /// Frames that the kernel has counted as taken, less those that it handed over. Below 0 between two looks at the
     /// kernel's counters.
     waiting: i64,
+    /// The next frame when they are taken one at a time.
+    head: Option<FrameHead>,
+    /// Frames taken one at a time that are not in the books yet.
+    taken: u64,
     /// Frames counted by the kernel for which the books of no ring have been charged yet.
     owed: u64,
 }
@@ -53,6 +57,8 @@ impl Tap {
             socket,
             counts,
             waiting: 0,
+            head: None,
+            taken: 0,
             owed: 0,
         }
     }
@@ -87,6 +93,84 @@ impl Tap {
             self.counts.add_received(pumped.frames);
         }
         Ok(pumped)
+    }
+
+    /// See [`Receiver::is_pressed`].
+    #[inline]
+    pub(crate) fn is_pressed(&self) -> bool {
+        self.socket.is_pressed()
+    }
+
+    /// See [`Receiver::hand_over`].
+    #[inline]
+    pub(crate) fn hand_over(&self) -> Duration {
+        self.socket.hand_over()
+    }
+
+    /// The next frame, to be taken by [`Tap::publish_next`] or [`Tap::pass_over`].
+    #[inline]
+    pub(crate) fn head(&mut self) -> Option<FrameHead> {
+        self.head = self.socket.head();
+        self.head
+    }
+
+    /// What [`Tap::head`] gave last.
+    #[inline]
+    pub(crate) fn last_head(&self) -> Option<FrameHead> {
+        self.head
+    }
+
+    /// Takes the next frame into the burst.
+    #[inline]
+    pub(crate) fn publish_next(
+        &mut self,
+        burst: &mut Burst<'_>,
+        longest: usize,
+        tally: &mut Tally,
+    ) {
+        if let Some(mut packet) = self.socket.take() {
+            self.path.publish(&mut packet, burst, longest, tally);
+            self.taken += 1;
+        }
+    }
+
+    /// Takes the next frame, for which there is no place.
+    pub(crate) fn pass_over(&mut self, tally: &mut Tally) {
+        if self.socket.take().is_some() {
+            tally.paused += 1;
+            self.taken += 1;
+        }
+    }
+
+    /// Enters frames that were taken one at a time into the books; `enter` does so for the ring. How many.
+    pub(crate) fn settle(&mut self, enter: impl FnOnce(u16, u64)) -> u64 {
+        let taken = std::mem::take(&mut self.taken);
+        if taken > 0 {
+            enter(self.path.source, taken);
+            self.counts.add_received(taken);
+            self.waiting -= signed(taken);
+        }
+        taken
+    }
+
+    /// What the socket had to tell besides frames taken one at a time: enters those that cannot be read into the books. Whether the
+    /// kernel said that it loses frames.
+    pub(crate) fn settle_notes(&mut self, ring: &SharedRing, live: &CaptureLive) -> bool {
+        let notes = self.socket.take_notes();
+        if notes.unreadable > 0 {
+            let ring = ring.lock();
+            self.taken = notes.unreadable;
+            let source = |source, frames| ring.source(source).add_received(frames);
+            live.received.add(self.settle(source));
+            ring.add_drop(DropReason::Malformed, notes.unreadable);
+            live.add_drop(DropReason::Malformed, notes.unreadable);
+        }
+        notes.losing
+    }
+
+    /// Has the socket forget an error that keeps poll from sleeping: "network is down" stays until it is read.
+    pub(crate) fn take_error(&self) {
+        self.socket.take_error();
     }
 
     /// Reads the kernel's counters, which it forgets by that, and puts a loss into the ring at this place.

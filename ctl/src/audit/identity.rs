@@ -1,5 +1,6 @@
 //! The accounting identity, stage by stage.
 
+use crate::output::count;
 use fluxcap_proto::v1::{Mirror, MirrorStatus, Tunnel, TunnelReceiveStatus, TunnelStatus};
 use fluxcap_ring::{Outcome, ReaderStats, RingStats, SourceStats};
 use serde::Serialize;
@@ -28,6 +29,8 @@ pub(super) enum Verdict {
     InFlight,
     /// Not zero, and the note says why that is no riddle.
     Explained,
+    /// No sum, but something to know.
+    Info,
     /// Frames are missing, or too many.
     Failed,
 }
@@ -38,6 +41,7 @@ impl Verdict {
             Verdict::Ok => "ok",
             Verdict::InFlight => "in flight",
             Verdict::Explained => "explained",
+            Verdict::Info => "info",
             Verdict::Failed => "FAILED",
         }
     }
@@ -179,9 +183,35 @@ pub(super) fn lines(a: &RingStats, b: &RingStats, past: &[RingStats], moment: Mo
         sums.push(sum);
     }
     let ring = b.info.name.to_string();
+    let order = (!b.sources.is_empty()).then(|| order(b));
     sums.into_iter()
         .map(|sum| sum.line(&ring, moment))
+        .chain(order)
         .collect()
+}
+
+/// Whether the frames stand in the ring in the order of their times. Nothing is lost when they do not.
+fn order(ring: &RingStats) -> Line {
+    let (published, late) = (ring.published_frames, ring.late_frames);
+    let (verdict, note) = match late {
+        0 => (Verdict::Ok, "in the order of their times".to_owned()),
+        late => (
+            Verdict::Info,
+            format!("{} frames stand behind later ones", count(late)),
+        ),
+    };
+    Line {
+        stage: "order",
+        ring: ring.info.name.to_string(),
+        object: "all sources".to_owned(),
+        upstream: published,
+        downstream: published,
+        drops: 0,
+        residual: 0,
+        bound: 0,
+        verdict,
+        note,
+    }
 }
 
 /// I1: frames that the kernel took in = received + kernel drops. The producer takes all three at the same time.

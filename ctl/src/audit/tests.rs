@@ -64,6 +64,7 @@ fn sound() -> RingStats {
         published_bytes: 9000,
         committed_bytes: 12_000,
         last_timestamp_ns: 0,
+        late_frames: 0,
         drops: vec![(fluxcap_ring::DropReason::Filtered, 10)],
         sources: vec![source],
         readers: vec![reader],
@@ -88,13 +89,28 @@ fn open(ring: &RingStats) -> Vec<(&'static str, Verdict)> {
 #[test]
 fn the_books_of_a_sound_ring_close_at_all_stages() {
     let lines = lines(&sound(), &sound(), &[], Moment::Still);
-    assert_eq!(lines.len(), 5);
+    assert_eq!(lines.len(), 6);
     assert!(
         lines
             .iter()
             .all(|line| line.residual == 0 && line.bound == 0),
         "{lines:?}"
     );
+}
+
+#[test]
+fn frames_behind_later_ones_are_told_and_are_no_fault() {
+    let mut ring = sound();
+    let order = |ring: &RingStats| lines(ring, ring, Moment::Still).pop();
+    assert_eq!(order(&ring).map(|line| line.verdict), Some(Verdict::Ok));
+    ring.late_frames = 1500;
+    let line = order(&ring).expect("a line on order");
+    assert_eq!((line.stage, line.verdict), ("order", Verdict::Info));
+    assert!(
+        line.note.starts_with(&crate::output::count(1500)),
+        "{line:?}"
+    );
+    assert_eq!(line.residual, 0);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What a capture is told besides its interfaces and its ring.
 
+use crate::transmit::{MAX_MERGE_WINDOW_US, parse_merge_window};
 use crate::{CaptureIo, CaptureWork, EditArgs, SchedulingArgs, SpecError, UsageError};
 use clap::{Args, ValueEnum};
 use fluxcap_proto::v1::{CaptureInterface, CaptureSpec, Direction};
@@ -19,6 +20,24 @@ pub fn validate_threads(threads: u32) -> Result<(), SpecError> {
             "threads",
             format!("must be 1 to {MAX_THREADS}"),
         )),
+    }
+}
+
+/// How long frames of several sockets are held back for earlier ones, unless the spec says otherwise, in microseconds.
+pub const MERGE_WINDOW_US: u32 = 2000;
+/// The same with low latency.
+pub const MERGE_WINDOW_LOW_US: u32 = 200;
+
+/// Checks `merge_window_us` of a spec.
+///
+/// # Errors
+/// When it is too long.
+pub fn validate_merge_window(us: Option<u32>) -> Result<(), SpecError> {
+    match us {
+        Some(us) if us > MAX_MERGE_WINDOW_US => {
+            Err(SpecError::new("merge_window_us", "must be at most 10 s"))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -52,6 +71,10 @@ pub struct CaptureArgs {
     /// Longest time that a frame waits in a block that is not full, in whole milliseconds [default: 1ms]
     #[arg(long, value_name = "TIME", value_parser = parse_block_retire)]
     pub block_retire: Option<u32>,
+
+    /// With several interfaces or threads: how long a frame waits for an earlier one of another; 0: it does not wait [default: 2ms, 200us with --latency low]
+    #[arg(long, value_name = "TIME", value_parser = parse_window)]
+    pub merge_window: Option<u32>,
 
     /// Threads.
     #[command(flatten)]
@@ -129,6 +152,7 @@ impl CaptureArgs {
             latency: self.scheduling.to_latency().into(),
             threads: self.threads.unwrap_or(0),
             scheduling: self.scheduling.to_scheduling(),
+            merge_window_us: self.merge_window,
         };
         Ok(works.iter().map(spec).collect())
     }
@@ -147,12 +171,20 @@ impl CaptureArgs {
             (self.buffer.is_some(), "buffer_bytes"),
             (self.block_size.is_some(), "block_bytes"),
             (self.block_retire.is_some(), "block_retire_us"),
+            (self.merge_window.is_some(), "merge_window_us"),
         ]
         .into_iter()
         .filter_map(|(given, field)| given.then_some(field))
         .chain(self.scheduling.changed_fields())
         .chain(self.edits.changed_fields())
         .collect()
+    }
+}
+
+fn parse_window(text: &str) -> Result<u32, UsageError> {
+    match text {
+        "0" => Ok(0),
+        text => parse_merge_window(text),
     }
 }
 
@@ -276,6 +308,22 @@ mod tests {
         assert_eq!(args.changed_fields(), mask);
         assert_eq!(validate_threads(16), Ok(()));
         assert!(validate_threads(17).is_err());
+    }
+
+    #[test]
+    fn a_merge_window_of_nothing_is_not_the_default() {
+        let spec = |args: &[&str]| {
+            let args = parse(args).unwrap();
+            let spec = args.to_specs(&works(&["a,b:c"])).unwrap().remove(0);
+            (spec.merge_window_us, args.changed_fields())
+        };
+        assert_eq!(spec(&[]), (None, vec![]));
+        let mask = vec!["merge_window_us"];
+        assert_eq!(spec(&["--merge-window", "0"]), (Some(0), mask.clone()));
+        assert_eq!(spec(&["--merge-window", "500us"]), (Some(500), mask));
+        assert!(parse(&["--merge-window", "11s"]).is_err());
+        assert_eq!(validate_merge_window(Some(10_000_000)), Ok(()));
+        assert!(validate_merge_window(Some(10_000_001)).is_err());
     }
 
     #[test]

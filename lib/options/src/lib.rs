@@ -39,7 +39,10 @@ mod transmit;
 mod tunnel;
 mod work;
 
-pub use capture::{CaptureArgs, DirectionArg, validate_threads};
+pub use capture::{
+    CaptureArgs, DirectionArg, MERGE_WINDOW_LOW_US, MERGE_WINDOW_US, validate_merge_window,
+    validate_threads,
+};
 pub use compile::{compile_edits, compile_filter, vlan_tag};
 pub use edits::EditArgs;
 pub use filter::{FilterArgs, FilterVlanArg, SampleArg, SampleArgs, SampleByArg};

@@ -66,6 +66,8 @@ pub(crate) mod data {
     pub(crate) const OPEN: u64 = PAGE + 344;
     pub(crate) const SOURCE_COUNT: u64 = PAGE + 352;
     pub(crate) const HOLDER: u64 = PAGE + 384;
+    /// Frames that were published behind a later one.
+    pub(crate) const LATE: u64 = PAGE + 504;
     pub(crate) const DROPS: u64 = PAGE + 512;
     pub(crate) const SOURCES: u64 = 2 * PAGE;
     pub(crate) const SYNC: u64 = 3 * PAGE;

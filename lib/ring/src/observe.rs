@@ -58,6 +58,8 @@ pub struct RingStats {
     pub published_bytes: u64,
     /// Bytes written to the ring since it was created, record overhead included.
     pub committed_bytes: u64,
+    /// Frames that were published behind a later one.
+    pub late_frames: u64,
     /// Timestamp of the newest frame, nanoseconds since 1970, 0 before the first.
     pub last_timestamp_ns: u64,
     /// Frames that the producer received and did not publish.
@@ -228,6 +230,7 @@ impl Observer {
             published_frames: ledger.seq,
             published_bytes: ledger.bytes,
             committed_bytes: ledger.pos.wrapping_sub(self.geometry.base),
+            late_frames: map.get(data::LATE),
             last_timestamp_ns: ledger.time_ns,
             drops,
             sources: sources::stats(map),

@@ -43,6 +43,8 @@ pub struct Producer {
     touched: u32,
     /// Entries of the source table that this producer has use for.
     active: u32,
+    /// Time of the latest frame so far.
+    latest_ns: u64,
     /// `wait` mode: nobody who must not be lapped is before this position.
     slowest: u64,
     /// `wait` mode: state of the registrations when `slowest` was found out.
@@ -96,6 +98,7 @@ impl Producer {
             burst: [0; SOURCES],
             touched: 0,
             active: 0,
+            latest_ns: 0,
             slowest,
             // Differs from any count of registrations, so that the first reserve looks.
             registrations: u64::MAX,
@@ -184,6 +187,7 @@ impl Producer {
         Ok(Some(Burst {
             producer: self,
             frames: 0,
+            late: 0,
         }))
     }
 
@@ -340,7 +344,11 @@ pub(crate) fn describe(shared: &Shared) -> String {
 pub struct Burst<'a> {
     producer: &'a mut Producer,
     frames: u64,
+    late: u64,
 }
+
+/// When a time is so much behind another one, the clock was set back, and those after it are compared with this one.
+const CLOCK_SET_NS: u64 = 1_000_000_000;
 
 impl Burst<'_> {
     /// Adds a frame whose bytes are `pieces`, one after another. False when the reservation is
@@ -364,6 +372,11 @@ impl Burst<'_> {
         if let Some(count) = producer.burst.get_mut(source) {
             *count += 1;
             producer.touched |= 1 << source;
+        }
+        let behind = producer.latest_ns.saturating_sub(meta.timestamp_ns);
+        self.late += u64::from(behind > 0);
+        if behind == 0 || behind > CLOCK_SET_NS {
+            producer.latest_ns = meta.timestamp_ns;
         }
         self.frames += 1;
         true
@@ -399,6 +412,16 @@ impl Burst<'_> {
         self.frames == 0
     }
 
+    /// Frames of the burst so far that stand behind a later one, whenever that was published.
+    pub fn late(&self) -> u64 {
+        self.late
+    }
+
+    /// Counts received frames of a source; to be called before they are published.
+    pub fn add_received(&self, source: u16, frames: u64) {
+        sources::add_received(&self.producer.shared.data, source, frames);
+    }
+
     /// Counts frames that were received and are not published.
     pub fn add_drop(&self, reason: DropReason, frames: u64) {
         self.producer.add_drop(reason, frames);
@@ -416,6 +439,9 @@ impl Burst<'_> {
                 let frames = u64::from(std::mem::take(count));
                 sources::add_published(&producer.shared.data, source, frames);
             }
+        }
+        if self.late != 0 {
+            producer.shared.data.bump(data::LATE, self.late);
         }
         DATA_BELL.ring(producer.shared.as_ref());
         self.frames

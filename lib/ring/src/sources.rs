@@ -165,6 +165,12 @@ pub(crate) fn add_published(map: &Mapping, entry: usize, frames: u64) {
     map.bump(at(entry) + PUBLISHED, frames);
 }
 
+/// Counts received frames of a source.
+#[inline]
+pub(crate) fn add_received(map: &Mapping, index: u16, frames: u64) {
+    map.bump(at(usize::from(index)) + RECEIVED, frames);
+}
+
 /// After an unclean end: notes for every source that its counts may be off by what was in flight.
 pub(crate) fn add_uncertain(map: &Mapping) {
     for entry in 0..count(map) {

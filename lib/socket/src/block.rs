@@ -36,13 +36,21 @@ pub struct Block<'a> {
     pub(crate) blocks: usize,
     /// Where `bytes` begins in the block.
     pub(crate) start: usize,
+    /// Where the frames go on that were not taken one by one before; `None`: with the first.
+    pub(crate) cursor: &'a mut Option<Cursor>,
 }
 
 impl Block<'_> {
     /// Frames in the block, as the kernel says. [`Block::packets`] gives fewer if the block is damaged.
     #[inline]
     pub fn len(&self) -> usize {
-        word(self.bytes, COUNTS_OFFSET - self.start).map_or(0, |n| n as usize)
+        self.cursor().left
+    }
+
+    #[inline]
+    fn cursor(&self) -> Cursor {
+        self.cursor
+            .unwrap_or_else(|| Cursor::first(self.bytes, self.start))
     }
 
     /// Whether the kernel handed over a block without frames.
@@ -59,12 +67,8 @@ impl Block<'_> {
     /// The frames, in the order of arrival.
     #[inline]
     pub fn packets(&mut self) -> Packets<'_> {
-        let first = word(self.bytes, COUNTS_OFFSET + 4 - self.start).unwrap_or(u32::MAX) as usize;
-        let left = self.len();
-        let rest = first
-            .checked_sub(self.start)
-            .and_then(|at| self.bytes.get_mut(at..))
-            .unwrap_or_default();
+        let Cursor { at, left } = self.cursor();
+        let rest = self.bytes.get_mut(at..).unwrap_or_default();
         Packets {
             rest,
             left,
@@ -76,10 +80,77 @@ impl Block<'_> {
 impl Drop for Block<'_> {
     fn drop(&mut self) {
         *self.next = (*self.next + 1) % self.blocks.max(1);
+        *self.cursor = None;
         // SYNC POINT: block hand-over, ours to the kernel's. Release: our reads and writes of the frames
         // come before the kernel's next ones (packet_mmap.rst, "AF_PACKET TPACKET_V3 example").
         self.status.store(libc::TP_STATUS_KERNEL, Ordering::Release);
     }
+}
+
+/// What is known of a frame before it is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FrameHead {
+    /// As in [`Packet`].
+    pub timestamp_ns: u64,
+    /// Bytes that were captured.
+    pub len: usize,
+}
+
+/// Where the frames of a block go on, for who takes them one at a time. Offsets are those of the bytes behind the status word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Cursor {
+    /// Of the next frame's header.
+    pub(crate) at: usize,
+    /// Frames from there on.
+    pub(crate) left: usize,
+}
+
+impl Cursor {
+    /// Before the first frame of a block; `bytes` begin at `start` of it.
+    #[inline]
+    pub(crate) fn first(bytes: &[u8], start: usize) -> Cursor {
+        let count = |at| word(bytes, COUNTS_OFFSET + at - start);
+        let first = count(4).unwrap_or(u32::MAX) as usize;
+        Cursor {
+            at: first.checked_sub(start).unwrap_or(usize::MAX),
+            left: count(0).map_or(0, |n| n as usize),
+        }
+    }
+
+    /// What is known of the next frame. `None`: there is none, or it does not lie in the block.
+    #[inline]
+    pub(crate) fn head(self, bytes: &[u8]) -> Option<FrameHead> {
+        let header: &[u8; HEADER_LEN] = bytes.get(self.at..)?.first_chunk()?;
+        let field = |at: usize| {
+            u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+        };
+        (self.left > 0).then(|| FrameHead {
+            timestamp_ns: timestamp(
+                field(std::mem::offset_of!(libc::tpacket3_hdr, tp_sec)),
+                field(std::mem::offset_of!(libc::tpacket3_hdr, tp_nsec)),
+            ),
+            len: field(std::mem::offset_of!(libc::tpacket3_hdr, tp_snaplen)) as usize,
+        })
+    }
+
+    /// Takes the next frame. `None`: there is none, or impossible lengths make it and those behind it unreadable; then it stays
+    /// where it is.
+    #[inline]
+    pub(crate) fn take<'b>(&mut self, bytes: &'b mut [u8]) -> Option<Packet<'b>> {
+        let end = bytes.len();
+        let rest = bytes.get_mut(self.at..)?;
+        if self.left == 0 {
+            return None;
+        }
+        let (packet, rest) = split_packet(rest, self.left == 1)?;
+        (self.at, self.left) = (end - rest.len(), self.left - 1);
+        Some(packet)
+    }
+}
+
+#[inline]
+fn timestamp(seconds: u32, nanoseconds: u32) -> u64 {
+    u64::from(seconds) * 1_000_000_000 + u64::from(nanoseconds)
 }
 
 /// Walks the frames of a block.
@@ -179,7 +250,7 @@ fn split_packet(rest: &mut [u8], last: bool) -> Option<(Packet<'_>, &mut [u8])> 
     let packet = Packet {
         data,
         wire_len,
-        timestamp_ns: u64::from(seconds) * 1_000_000_000 + u64::from(nanoseconds),
+        timestamp_ns: timestamp(seconds, nanoseconds),
         vlan: vlan(status, tci, tpid),
         outgoing: packet_type == libc::PACKET_OUTGOING,
         checksum_partial: status & libc::TP_STATUS_CSUMNOTREADY != 0,

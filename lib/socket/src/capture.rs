@@ -6,7 +6,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use crate::block::{Block, COUNTS_OFFSET, STATUS_OFFSET};
+use crate::block::{Block, COUNTS_OFFSET, Cursor, FrameHead, Packet, STATUS_OFFSET};
 use crate::mapping::Mapping;
 use crate::{Error, sys};
 
@@ -103,6 +103,15 @@ pub struct CaptureStatistics {
     pub freezes: u64,
 }
 
+/// What came up while frames were taken one at a time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CaptureNotes {
+    /// The kernel has, or may have, dropped frames since the statistics were last read.
+    pub losing: bool,
+    /// Frames that were handed over and cannot be read.
+    pub unreadable: u64,
+}
+
 /// A capture of one interface.
 ///
 /// The ring needs no system call as long as it holds frames; [`crate::poll`] waits for the next block.
@@ -115,6 +124,10 @@ pub struct PacketCapture {
     block_bytes: usize,
     blocks: usize,
     next: usize,
+    /// In the block at `next`, while its frames are taken one at a time.
+    cursor: Option<Cursor>,
+    notes: CaptureNotes,
+    hand_over: Duration,
 }
 
 impl PacketCapture {
@@ -151,6 +164,9 @@ impl PacketCapture {
             block_bytes,
             blocks: blocks as usize,
             next: 0,
+            cursor: None,
+            notes: CaptureNotes::default(),
+            hand_over: options.block_retire + sys::timer_slack(),
         };
         if options.filter.is_some() {
             capture.set_filter(options.filter.as_deref())?;
@@ -172,7 +188,13 @@ impl PacketCapture {
     /// Where the next block begins, if the kernel has handed it over.
     #[inline]
     fn ready(&self) -> Option<NonNull<u8>> {
-        let at = self.next.checked_mul(self.block_bytes)?;
+        self.handed_over(self.next)
+    }
+
+    /// Where a block begins, if the kernel has handed it over.
+    #[inline]
+    fn handed_over(&self, number: usize) -> Option<NonNull<u8>> {
+        let at = number.checked_mul(self.block_bytes)?;
         let block = self.mapping.at(at, self.block_bytes)?;
         // SAFETY: the word is within the mapping, which lives as long as `self`, and aligned, because
         // blocks are page-aligned. The kernel accesses it atomically, and so do we.
@@ -208,7 +230,93 @@ impl PacketCapture {
             next: &mut self.next,
             blocks: self.blocks,
             start: COUNTS_OFFSET,
+            cursor: &mut self.cursor,
         })
+    }
+
+    /// Everything behind the status word of the next block, if the kernel has handed it over.
+    #[inline]
+    fn bytes(&self) -> Option<&[u8]> {
+        let block = self.ready()?;
+        // SAFETY: this part of the mapping lies behind the status word. The block is ours until `give_back` or a `Block`, both
+        // of which borrow `self` mutably, so nobody writes to it meanwhile.
+        Some(unsafe {
+            std::slice::from_raw_parts(
+                block.add(COUNTS_OFFSET).as_ptr(),
+                self.block_bytes - COUNTS_OFFSET,
+            )
+        })
+    }
+
+    /// The next frame that has been handed over, to be taken by [`PacketCapture::take`]. The block of the one before goes back
+    /// to the kernel when that was its last. [`PacketCapture::next_block`] has what was not taken.
+    #[inline]
+    pub fn head(&mut self) -> Option<FrameHead> {
+        loop {
+            if self.cursor.is_none() {
+                self.cursor = Some(Cursor::first(self.bytes()?, COUNTS_OFFSET));
+                self.notes.losing |= self.is_losing();
+            }
+            let cursor = self.cursor?;
+            let head = cursor.head(self.bytes()?);
+            if head.is_some() {
+                return head;
+            }
+            self.notes.unreadable += cursor.left as u64;
+            self.give_back();
+        }
+    }
+
+    /// Takes the frame of which [`PacketCapture::head`] told. `None`: it cannot be read, nor can those behind it in its block.
+    #[inline]
+    pub fn take(&mut self) -> Option<Packet<'_>> {
+        let block = self.ready()?;
+        let cursor = self.cursor.as_mut()?;
+        // SAFETY: as in `bytes`; the packet borrows `self` mutably, so there is no other reference into the block.
+        let bytes = unsafe {
+            std::slice::from_raw_parts_mut(
+                block.add(COUNTS_OFFSET).as_ptr(),
+                self.block_bytes - COUNTS_OFFSET,
+            )
+        };
+        let packet = cursor.take(bytes);
+        if packet.is_none() {
+            self.notes.unreadable += cursor.left as u64;
+            cursor.left = 0;
+        }
+        packet
+    }
+
+    /// Whether the next block says that frames were dropped.
+    fn is_losing(&self) -> bool {
+        self.ready().is_some_and(|block| {
+            // SAFETY: as in `handed_over`.
+            let status: &AtomicU32 = unsafe { block.add(STATUS_OFFSET).cast().as_ref() };
+            status.load(Ordering::Relaxed) & libc::TP_STATUS_LOSING != 0
+        })
+    }
+
+    /// Gives the next block back to the kernel, read or not.
+    fn give_back(&mut self) {
+        drop(self.next_block());
+    }
+
+    /// What came up in [`PacketCapture::head`] and [`PacketCapture::take`] since the last call.
+    pub fn take_notes(&mut self) -> CaptureNotes {
+        std::mem::take(&mut self.notes)
+    }
+
+    /// Whether so many blocks wait to be read that the kernel may soon have none; always when there are too few to keep any.
+    #[inline]
+    pub fn is_pressed(&self) -> bool {
+        let half = (self.blocks / 2).saturating_sub(1);
+        self.handed_over((self.next + half) % self.blocks.max(1))
+            .is_some()
+    }
+
+    /// What an empty ring proves: no frame that is older than this is still to come, unless the kernel's timers are late.
+    pub fn hand_over(&self) -> Duration {
+        self.hand_over
     }
 
     /// What the kernel counted since the last call; the call resets its counters.

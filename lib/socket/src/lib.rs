@@ -86,10 +86,10 @@ mod tunnel;
 mod xdp_features;
 mod xsk;
 
-pub use block::{Block, Packet, Packets};
+pub use block::{Block, FrameHead, Packet, Packets};
 pub use bpf::trim_memory;
 pub use bpf_link::{BpfLink, BpfLinkInfo, LinkHook, LinkOrder};
-pub use capture::{CaptureOptions, CaptureStatistics, PacketCapture, SockFilter};
+pub use capture::{CaptureNotes, CaptureOptions, CaptureStatistics, PacketCapture, SockFilter};
 pub use classifier::{Classifier, run_classifier};
 pub use clsact::{TcFilter, TcHook, TrafficControl};
 pub use error::Error;

@@ -7,13 +7,17 @@ use std::time::Duration;
 use crate::Error;
 
 /// Most descriptors in one [`poll`].
-pub const MAX_POLL: usize = 64;
+pub const MAX_POLL: usize = 640;
+/// Of which there are usually no more than so many.
+const FEW: usize = 64;
 
-/// Which descriptors have something to say, by their place in the call.
+/// Which descriptors have something to say, by their place in the call; of the first 64 each, of all others together.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Ready {
     readable: u64,
     failed: u64,
+    /// One of those that come after the first 64.
+    others: bool,
 }
 
 impl Ready {
@@ -31,7 +35,15 @@ impl Ready {
 
     /// Whether the time passed, or a signal came, with nothing to report.
     pub fn is_empty(self) -> bool {
-        self.readable | self.failed == 0
+        self.readable | self.failed == 0 && !self.others
+    }
+
+    /// Whether a descriptor from the place `index` on reports an error or a hang-up, or may do so.
+    pub fn any_failed_from(self, index: usize) -> bool {
+        let mask = u32::try_from(index)
+            .ok()
+            .and_then(|index| u64::MAX.checked_shl(index));
+        self.failed & mask.unwrap_or(0) != 0 || self.others
     }
 }
 
@@ -40,20 +52,34 @@ impl Ready {
 /// # Errors
 /// [`Error::Option`] for more than [`MAX_POLL`] descriptors; [`Error::System`] if the system has no memory.
 pub fn poll(fds: &[BorrowedFd<'_>], timeout: Duration) -> Result<Ready, Error> {
-    let mut entries = [UNUSED; MAX_POLL];
+    if fds.len() <= FEW {
+        return poll_among(&mut [UNUSED; FEW], fds, timeout);
+    }
     if fds.len() > MAX_POLL {
         return Err(Error::Option {
             option: "number of descriptors to wait for",
             value: fds.len() as u64,
-            advice: "use at most 64",
+            advice: "use at most 640",
         });
     }
+    poll_among(&mut [UNUSED; MAX_POLL], fds, timeout)
+}
+
+/// The same with room for that many.
+fn poll_among(
+    entries: &mut [libc::pollfd],
+    fds: &[BorrowedFd<'_>],
+    timeout: Duration,
+) -> Result<Ready, Error> {
     for (entry, fd) in entries.iter_mut().zip(fds) {
         entry.fd = fd.as_raw_fd();
     }
     wait(&mut entries[..fds.len()], timeout).map_err(|source| Error::system("poll", source))?;
     let mut ready = Ready::default();
-    for (index, entry) in entries.iter().enumerate().take(fds.len()) {
+    let entries = entries.get(..fds.len()).unwrap_or_default();
+    let (first, others) = entries.split_at(entries.len().min(FEW));
+    ready.others = others.iter().any(|entry| entry.revents != 0);
+    for (index, entry) in first.iter().enumerate() {
         if entry.revents & libc::POLLIN != 0 {
             ready.readable |= 1 << index;
         }
@@ -131,6 +157,8 @@ mod tests {
     #[test]
     fn more_descriptors_than_fit_are_refused() {
         let (a, _b) = UnixStream::pair().unwrap();
+        let ready = poll(&[a.as_fd(); FEW + 1], Duration::ZERO).unwrap();
+        assert!(ready.is_empty());
         let fds = [a.as_fd(); MAX_POLL + 1];
         assert!(matches!(
             poll(&fds, Duration::ZERO),

@@ -2,10 +2,11 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use crate::{
-    Block, CaptureStatistics, Error, Packet, PacketCapture, Packets, SockFilter, XdpBurst,
-    XdpCapture, XdpPackets,
+    Block, CaptureNotes, CaptureStatistics, Error, FrameHead, Packet, PacketCapture, Packets,
+    SockFilter, XdpBurst, XdpCapture, XdpPackets,
 };
 
 /// A capture of one interface, or of a part of its traffic.
@@ -41,6 +42,50 @@ impl Receiver {
         match self {
             Receiver::Packet(capture) => capture.is_ready(),
             Receiver::Xdp(capture) => capture.is_ready(),
+        }
+    }
+
+    /// The next frame, to be taken by [`Receiver::take`]; [`Receiver::next_burst`] has what was not taken. No system call.
+    #[inline]
+    pub fn head(&mut self) -> Option<FrameHead> {
+        match self {
+            Receiver::Packet(capture) => capture.head(),
+            Receiver::Xdp(capture) => capture.head(),
+        }
+    }
+
+    /// Takes the frame of which [`Receiver::head`] told. `None`: it cannot be read.
+    #[inline]
+    pub fn take(&mut self) -> Option<Packet<'_>> {
+        match self {
+            Receiver::Packet(capture) => capture.take(),
+            Receiver::Xdp(capture) => capture.take(),
+        }
+    }
+
+    /// What came up in [`Receiver::head`] and [`Receiver::take`] since the last call.
+    pub fn take_notes(&mut self) -> CaptureNotes {
+        match self {
+            Receiver::Packet(capture) => capture.take_notes(),
+            Receiver::Xdp(capture) => capture.take_notes(),
+        }
+    }
+
+    /// Whether so many frames wait to be read that the kernel may soon have no room for more.
+    #[inline]
+    pub fn is_pressed(&self) -> bool {
+        match self {
+            Receiver::Packet(capture) => capture.is_pressed(),
+            Receiver::Xdp(capture) => capture.is_pressed(),
+        }
+    }
+
+    /// What it proves that there is no frame to be read: none that is older than this is still to come. The frames of AF_XDP
+    /// have the time at which they are read.
+    pub fn hand_over(&self) -> Duration {
+        match self {
+            Receiver::Packet(capture) => capture.hand_over(),
+            Receiver::Xdp(_) => Duration::ZERO,
         }
     }
 

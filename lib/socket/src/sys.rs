@@ -3,6 +3,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
 /// The size of a C structure as the socket calls want it.
 #[expect(
@@ -323,4 +324,41 @@ pub(crate) fn page_size() -> u32 {
     // SAFETY: sysconf(3) takes an integer.
     let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     u32::try_from(size).unwrap_or(4096)
+}
+
+/// By how much a timer of whole milliseconds can be late: nothing where the kernel uses high-resolution timers for blocks of frames
+/// (Linux 6.18), else two ticks.
+pub(crate) fn timer_slack() -> Duration {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    if kernel_version(&release) >= (6, 18) {
+        return Duration::ZERO;
+    }
+    let mut tick = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 10_000_000,
+    };
+    // SAFETY: the place for the answer is valid for the call. The coarse clock advances once a tick.
+    unsafe { libc::clock_getres(libc::CLOCK_REALTIME_COARSE, &mut tick) };
+    2 * Duration::from_nanos(u64::try_from(tick.tv_nsec).unwrap_or(0))
+}
+
+/// Major and minor number of a release like `6.1.0-18-amd64`; zeros for what is none.
+fn kernel_version(release: &str) -> (u32, u32) {
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|part| part.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernel_versions_are_compared_as_numbers() {
+        assert_eq!(kernel_version("6.1.0-18-amd64\n"), (6, 1));
+        assert_eq!(kernel_version("6.18.44-x"), (6, 18));
+        assert!(kernel_version("10.2") > (6, 18));
+        assert_eq!(kernel_version(""), (0, 0));
+    }
 }

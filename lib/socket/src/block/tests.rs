@@ -6,6 +6,7 @@ struct Fake {
     status: AtomicU32,
     bytes: Vec<u8>,
     next: usize,
+    cursor: Option<Cursor>,
 }
 
 impl Fake {
@@ -14,6 +15,7 @@ impl Fake {
             status: AtomicU32::new(libc::TP_STATUS_USER),
             bytes,
             next: 3,
+            cursor: None,
         }
     }
 
@@ -24,6 +26,7 @@ impl Fake {
             next: &mut self.next,
             blocks: 4,
             start: COUNTS_OFFSET,
+            cursor: &mut self.cursor,
         }
     }
 }
@@ -81,6 +84,36 @@ fn frames_and_their_metadata_are_read_where_the_kernel_puts_them() {
     drop(block);
     assert_eq!(fake.status.load(Ordering::Relaxed), libc::TP_STATUS_KERNEL);
     assert_eq!(fake.next, 0, "the ring begins again");
+}
+
+#[test]
+fn frames_that_are_taken_one_at_a_time_are_the_same_and_the_rest_stays_in_the_block() {
+    let mut fake = Fake::with(two_frames());
+    let mut cursor = Cursor::first(&fake.bytes[COUNTS_OFFSET..], COUNTS_OFFSET);
+    let head = cursor.head(&fake.bytes[COUNTS_OFFSET..]).unwrap();
+    assert_eq!(
+        (head.timestamp_ns, head.len),
+        (1_700_000_000_999_999_999, 60)
+    );
+    let first = cursor.take(&mut fake.bytes[COUNTS_OFFSET..]).unwrap();
+    assert_eq!(
+        (first.timestamp_ns, &first.data[..]),
+        (head.timestamp_ns, &[48u8; 60][..])
+    );
+    fake.cursor = Some(cursor);
+    let mut block = fake.block();
+    assert_eq!(block.len(), 1);
+    assert_eq!(
+        block.packets().map(|p| p.data[0]).collect::<Vec<_>>(),
+        [208]
+    );
+    drop(block);
+    assert_eq!(fake.cursor, None);
+    let second = cursor.take(&mut fake.bytes[COUNTS_OFFSET..]).unwrap();
+    assert_eq!(second.vlan, Some((0x88a8, 0xe005)));
+    assert_eq!(cursor.left, 0);
+    assert!(cursor.head(&fake.bytes[COUNTS_OFFSET..]).is_none());
+    assert!(cursor.take(&mut fake.bytes[COUNTS_OFFSET..]).is_none());
 }
 
 #[test]

@@ -10,7 +10,9 @@ use super::ring::{Consuming, Descriptor};
 use super::socket::{Socket, Use};
 use super::umem::Umem;
 use crate::offloads::receive_queues;
-use crate::{CaptureOptions, CaptureStatistics, Error, Link, LinkWatch, Packet, sys};
+use crate::{
+    CaptureNotes, CaptureOptions, CaptureStatistics, Error, FrameHead, Link, LinkWatch, Packet, sys,
+};
 
 /// Frames that are handed out at a time.
 const BATCH: u32 = 256;
@@ -39,6 +41,18 @@ pub struct XdpCapture {
     ifindex: u32,
     /// The queue to look at first.
     turn: usize,
+    /// The burst of which frames are taken one at a time.
+    reading: Option<Reading>,
+    notes: CaptureNotes,
+}
+
+/// A place in a burst.
+#[derive(Debug, Clone, Copy)]
+struct Reading {
+    queue: usize,
+    /// Frames of it that were taken.
+    taken: usize,
+    timestamp_ns: u64,
 }
 
 /// A socket, and what was read of it last.
@@ -111,6 +125,8 @@ impl XdpCapture {
                 _promiscuous: promiscuous.clone(),
                 ifindex,
                 turn: 0,
+                reading: None,
+                notes: CaptureNotes::default(),
             })
         };
         sets.into_iter().map(capture).collect()
@@ -145,6 +161,15 @@ impl XdpCapture {
     /// The next frames of one of the queues, in turn, at most 256.
     #[inline]
     pub fn next_burst(&mut self) -> Option<XdpBurst<'_>> {
+        if let Some(reading) = self.reading.take() {
+            return Some(XdpBurst {
+                timestamp_ns: reading.timestamp_ns,
+                queue: self.queues.get_mut(reading.queue)?,
+                taken: reading.taken,
+                invalid: 0,
+                losing: false,
+            });
+        }
         let count = self.queues.len();
         let ready = (0..count)
             .map(|step| (self.turn + step) % count)
@@ -156,9 +181,74 @@ impl XdpCapture {
         Some(XdpBurst {
             timestamp_ns: now(),
             queue,
+            taken: 0,
             invalid,
             losing,
         })
+    }
+
+    /// The next frame, to be taken by [`XdpCapture::take`]. [`XdpCapture::next_burst`] has what was not taken of a burst.
+    #[inline]
+    pub fn head(&mut self) -> Option<FrameHead> {
+        loop {
+            let reading = match self.reading {
+                Some(reading) => reading,
+                None => self.begin()?,
+            };
+            let burst = self.queues.get(reading.queue).map(|queue| &queue.burst);
+            if let Some(frame) = burst.and_then(|burst| burst.get(reading.taken)) {
+                return Some(FrameHead {
+                    timestamp_ns: reading.timestamp_ns,
+                    len: frame.len as usize,
+                });
+            }
+            drop(self.next_burst());
+        }
+    }
+
+    /// Begins to take the frames of the next burst one at a time.
+    fn begin(&mut self) -> Option<Reading> {
+        let count = self.queues.len();
+        let burst = self.next_burst()?;
+        let (timestamp_ns, losing) = (burst.timestamp_ns, burst.losing);
+        let unreadable = burst.invalid as u64;
+        // Its frames are given back when all of them are taken.
+        std::mem::forget(burst);
+        self.notes.losing |= losing;
+        self.notes.unreadable += unreadable;
+        let reading = Reading {
+            queue: (self.turn + count - 1) % count.max(1),
+            taken: 0,
+            timestamp_ns,
+        };
+        self.reading = Some(reading);
+        Some(reading)
+    }
+
+    /// Takes the frame of which [`XdpCapture::head`] told. `None`: it cannot be read.
+    #[inline]
+    pub fn take(&mut self) -> Option<Packet<'_>> {
+        let reading = self.reading.as_mut()?;
+        let queue = self.queues.get(reading.queue)?;
+        let frame = queue.burst.get(reading.taken)?;
+        reading.taken += 1;
+        let packet = frame.packet(&queue.socket.umem, reading.timestamp_ns);
+        if packet.is_none() {
+            self.notes.unreadable += 1;
+        }
+        packet
+    }
+
+    /// What came up in [`XdpCapture::head`] and [`XdpCapture::take`] since the last call.
+    pub fn take_notes(&mut self) -> CaptureNotes {
+        std::mem::take(&mut self.notes)
+    }
+
+    /// Whether so many frames wait to be read that the kernel may soon have no room for more.
+    #[inline]
+    pub fn is_pressed(&self) -> bool {
+        let mut queues = self.queues.iter();
+        queues.any(|queue| queue.available() >= queue.chunks / 2)
     }
 
     /// What the kernel counted since the last call.
@@ -283,6 +373,8 @@ fn lend(socket: &mut Socket, chunk: u32) {
 pub struct XdpBurst<'a> {
     queue: &'a mut Queue,
     timestamp_ns: u64,
+    /// Frames that were taken one at a time before.
+    taken: usize,
     invalid: usize,
     losing: bool,
 }
@@ -291,7 +383,7 @@ impl XdpBurst<'_> {
     /// Frames in the burst, with those that cannot be read because the kernel's descriptors make no sense.
     #[inline]
     pub fn len(&self) -> usize {
-        self.queue.burst.len() + self.invalid
+        self.queue.burst.len().saturating_sub(self.taken) + self.invalid
     }
 
     /// Whether there are none.
@@ -310,7 +402,12 @@ impl XdpBurst<'_> {
     pub fn packets(&mut self) -> XdpPackets<'_> {
         XdpPackets {
             umem: &self.queue.socket.umem,
-            frames: self.queue.burst.iter(),
+            frames: self
+                .queue
+                .burst
+                .get(self.taken..)
+                .unwrap_or_default()
+                .iter(),
             timestamp_ns: self.timestamp_ns,
             invalid: self.invalid,
         }
@@ -344,16 +441,24 @@ impl<'a> Iterator for XdpPackets<'a> {
 
     #[inline]
     fn next(&mut self) -> Option<Packet<'a>> {
-        let frame = self.frames.next()?;
-        let (offset, len) = (usize::try_from(frame.offset).ok()?, frame.len as usize);
-        let place = self.umem.bytes(frame.chunk, offset, len)?;
+        self.frames.next()?.packet(self.umem, self.timestamp_ns)
+    }
+}
+
+impl Frame {
+    /// Its bytes, in the UMEM of the burst that it is of. Each frame of a burst is to be asked once.
+    #[inline]
+    fn packet<'a>(&self, umem: &'a Umem, timestamp_ns: u64) -> Option<Packet<'a>> {
+        let (offset, len) = (usize::try_from(self.offset).ok()?, self.len as usize);
+        let place = umem.bytes(self.chunk, offset, len)?;
         // SAFETY: the bytes are within a chunk that the kernel has given back, so it does not touch them before the burst is
-        // dropped, which this borrows. No two frames of a burst are in the same chunk: it was given back once only.
+        // dropped or read to its end, which takes the UMEM mutably. No two frames of a burst are in the same chunk: it was given
+        // back once only.
         let data = unsafe { std::slice::from_raw_parts_mut(place.as_ptr(), len) };
         Some(Packet {
             data,
-            wire_len: frame.len,
-            timestamp_ns: self.timestamp_ns,
+            wire_len: self.len,
+            timestamp_ns,
             vlan: None,
             outgoing: false,
             checksum_partial: false,
