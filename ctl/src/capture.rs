@@ -190,10 +190,7 @@ impl Run<'_> {
         // Beyond what a clock can tell is for ever.
         let duration = self.args.duration;
         let end = duration.and_then(|duration| Instant::now().checked_add(duration));
-        while !stop.is_asked_for()
-            && !self.full()
-            && end.is_none_or(|end| Instant::now() < end)
-        {
+        while !stop.is_asked_for() && !self.full() && end.is_none_or(|end| Instant::now() < end) {
             let polled = self.reader.consumer.poll(&mut self.reader.batch);
             match polled.map_err(|error| observe::failure(&self.reader.dir, &error))? {
                 Poll::Frames(_) => {

@@ -91,7 +91,11 @@ fn run_old(old: &Old, notes: &[String]) -> ExitCode {
         stop.wait();
     }
     let taken_away = finish(cli::parse(end.iter().map(Into::into)));
-    if code == ExitCode::SUCCESS { taken_away } else { code }
+    if code == ExitCode::SUCCESS {
+        taken_away
+    } else {
+        code
+    }
 }
 
 fn run(cli: &Cli) -> Result<(), Failure> {

@@ -67,9 +67,10 @@ impl Fluxcap {
                 let mut value = "";
                 if LETTERS[at + 1..].starts_with(':') {
                     value = match std::mem::take(&mut letters) {
-                        "" => words.next().map(String::as_str).ok_or_else(|| {
-                            usage(&format!("option -{letter} has no value"))
-                        })?,
+                        "" => words
+                            .next()
+                            .map(String::as_str)
+                            .ok_or_else(|| usage(&format!("option -{letter} has no value")))?,
                         rest => rest,
                     };
                 }
@@ -98,7 +99,10 @@ impl Fluxcap {
             Some(value) => value == rest,
             None => false,
         };
-        let watches = self.options.iter().any(|(l, value)| *l == 'i' && value == "o");
+        let watches = self
+            .options
+            .iter()
+            .any(|(l, value)| *l == 'i' && value == "o");
         let modes = [mode('c', "r"), mode('r', "x"), mode('t', "x"), watches];
         match modes {
             [true, false, false, false] => self.create(),
@@ -138,7 +142,10 @@ impl Fluxcap {
             let (buffer, block) = self.buffer()?;
             words.extend(buffer.map(|bytes| format!("--buffer={bytes}")));
             words.extend(block.map(|bytes| format!("--block-size={bytes}")));
-            return Ok((until("rx", &format!("{ring}-{interface}"), words), self.idle("RqZ")));
+            return Ok((
+                until("rx", &format!("{ring}-{interface}"), words),
+                self.idle("RqZ"),
+            ));
         };
         let (kind, local) = encap.split_once(':').unwrap_or((encap, ""));
         let mut words = command(&["tunnel", "recv", kind, ring]);
@@ -161,7 +168,10 @@ impl Fluxcap {
             if self.get('q').is_some() {
                 words.push("--qdisc-bypass".to_owned());
             }
-            return Ok((until("tx", &format!("{ring}-{interface}"), words), self.idle("RZBSQ")));
+            return Ok((
+                until("tx", &format!("{ring}-{interface}"), words),
+                self.idle("RZBSQ"),
+            ));
         };
         let (kind, remote) = encap.split_once(':').unwrap_or((encap, ""));
         if remote.is_empty() {
@@ -178,7 +188,9 @@ impl Fluxcap {
         match &self.rings[..] {
             [ring] => Ok(ring),
             [] => Err(usage("name the ring")),
-            _ => Err(usage("name one ring: the old program took the first and ignored the others")),
+            _ => Err(usage(
+                "name one ring: the old program took the first and ignored the others",
+            )),
         }
     }
 
@@ -205,7 +217,9 @@ impl Fluxcap {
         let value = |letter| self.get(letter).map(str::to_owned);
         words.extend(value('f').map(|filter| format!("--filter={filter}")));
         if let Some(percent) = self.get('d') {
-            let percent: u32 = percent.parse().map_err(|_| usage("-d is a percentage, 1 to 100"))?;
+            let percent: u32 = percent
+                .parse()
+                .map_err(|_| usage("-d is a percentage, 1 to 100"))?;
             words.push(match percent {
                 1..=100 if 100 % percent == 0 => format!("--sample=1/{}", 100 / percent),
                 _ => format!("--sample={percent}%"),
@@ -231,10 +245,14 @@ impl Fluxcap {
         let (blocks, log2) = BLOCKS;
         let number = |letter, default: u64| match self.get(letter) {
             None => Ok(default),
-            Some(text) => text.parse().map_err(|_| usage(&format!("-{letter} is a number"))),
+            Some(text) => text
+                .parse()
+                .map_err(|_| usage(&format!("-{letter} is a number"))),
         };
         let log2 = u32::try_from(number('S', log2.into())?).ok();
-        let block = log2.and_then(|log2| 1u64.checked_shl(log2)).filter(|bytes| *bytes < 1 << 32);
+        let block = log2
+            .and_then(|log2| 1u64.checked_shl(log2))
+            .filter(|bytes| *bytes < 1 << 32);
         let block = block.ok_or_else(|| usage("-S is the binary logarithm of a size below 4G"))?;
         let buffer = block.checked_mul(number('B', blocks)?);
         let buffer = buffer.ok_or_else(|| usage("-B and -S make too large a buffer"))?;
@@ -309,10 +327,22 @@ mod tests {
     #[test]
     fn every_example_of_the_readme_is_understood() {
         for (line, expected) in [
-            ("fluxcap -cr -s 100m cisco", "ring create cisco --size 100m --replace"),
-            ("fluxcap -cr -s 100m cisco dell", "ring create cisco dell --size 100m --replace"),
-            ("fluxcap -rx -i eth1 cisco", "rx add eth1 cisco --name=cisco-eth1 --replace"),
-            ("fluxcap -tx -i eth2 cisco", "tx add cisco eth2 --name=cisco-eth2 --replace"),
+            (
+                "fluxcap -cr -s 100m cisco",
+                "ring create cisco --size 100m --replace",
+            ),
+            (
+                "fluxcap -cr -s 100m cisco dell",
+                "ring create cisco dell --size 100m --replace",
+            ),
+            (
+                "fluxcap -rx -i eth1 cisco",
+                "rx add eth1 cisco --name=cisco-eth1 --replace",
+            ),
+            (
+                "fluxcap -tx -i eth2 cisco",
+                "tx add cisco eth2 --name=cisco-eth2 --replace",
+            ),
             ("fluxcap -io cisco dell", "io cisco dell"),
             (
                 "/usr/local/bin/fluxcap -rx -i enp1 -V 100 cisco",
@@ -326,7 +356,10 @@ mod tests {
                 "fluxcap -tx -E vxlan:192.168.102.100 -K 1234 ring",
                 "tunnel send ring vxlan 192.168.102.100 --vni=1234 --name=ring-vxlan-192-168-102-100-1234 --replace",
             ),
-            ("fluxcap -rx -E gretap ring", "tunnel recv gretap ring --name=ring-gretap --replace"),
+            (
+                "fluxcap -rx -E gretap ring",
+                "tunnel recv gretap ring --name=ring-gretap --replace",
+            ),
             (
                 "fluxcap -rx -E gretap:127.0.0.1 -i lo ring",
                 "tunnel recv gretap ring --local=127.0.0.1 --dev=lo --name=ring-gretap --replace",
@@ -342,11 +375,15 @@ mod tests {
 
     #[test]
     fn every_letter_arrives() {
-        let line = "fluxcap -rx -i eth1 -s100 -D 4 -Q -V 9 -f vlan_7 -d 10 -B 8 -S 20 -vv /ram/cisco";
+        let line =
+            "fluxcap -rx -i eth1 -s100 -D 4 -Q -V 9 -f vlan_7 -d 10 -B 8 -S 20 -vv /ram/cisco";
         let expected = "rx add eth1 cisco --filter=vlan 7 --sample=1/10 --vlan-pop=1 --trim=4 --snaplen=100 --buffer=8388608 --block-size=1048576 --name=cisco-eth1 --replace";
         assert_eq!(made(line), expected);
         let line = "fluxcap cisco -tx -q -i eth2 -V 5";
-        assert_eq!(made(line), "tx add cisco eth2 --vlan-push=5 --qdisc-bypass --name=cisco-eth2 --replace");
+        assert_eq!(
+            made(line),
+            "tx add cisco eth2 --vlan-push=5 --qdisc-bypass --name=cisco-eth2 --replace"
+        );
         assert_eq!(made("fluxcap -cr -k -s 1g -- a"), "ring create a --size 1g");
         let (_, notes) = old("fluxcap -tx -R -Z 4096 -i eth2 cisco").unwrap();
         assert_eq!(notes.len(), 2, "{notes:?}");

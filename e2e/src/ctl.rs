@@ -40,7 +40,7 @@ impl Output {
 }
 
 /// Makes numbers of the strings in which protobuf's JSON has integers of 64 bits.
-pub fn counts(value: &mut Value) {
+pub(crate) fn counts(value: &mut Value) {
     match value {
         Value::String(text) if text.bytes().all(|b| b.is_ascii_digit()) => {
             if let Ok(number) = text.parse::<u64>() {

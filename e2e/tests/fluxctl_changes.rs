@@ -56,7 +56,10 @@ fn outputs_and_rings_of_a_transmit_come_and_go_and_what_stays_loses_nothing() {
     let status = lab.json(&["tx", "show", "t"])["status"].clone();
     let output = status["interfaces"].as_array().expect("interfaces");
     let output = output.iter().find(|it| it["name"] == "out0");
-    assert_eq!(output.map(|it| &it["sent_frames"]), Some(&json!(sent.on_wire())));
+    assert_eq!(
+        output.map(|it| &it["sent_frames"]),
+        Some(&json!(sent.on_wire()))
+    );
     // What came to stay gets what is sent from then on.
     lab.ctl(&["tx", "set", "t", "--interfaces", "out1", "--rings", "b"]);
     lab.wait_running();
@@ -74,9 +77,25 @@ fn networks_and_senders_of_a_receiver_come_and_go_and_the_others_lose_nothing() 
     let _tunneld = Daemon::start("tunneld", &lab.host, &lab.dirs, &[]);
     lab.ctl(&["ring", "create", "cisco", "back", "core", "--size", "32m"]);
     lab.ctl(&["rx", "add", "tap0", "cisco"]);
-    let recv = ["tunnel", "recv", "vxlan", "--map", "9001=back", "--from", "127.0.0.0/8"];
+    let recv = [
+        "tunnel",
+        "recv",
+        "vxlan",
+        "--map",
+        "9001=back",
+        "--from",
+        "127.0.0.0/8",
+    ];
     lab.ctl(&[&recv[..], &["--name", "in"]].concat());
-    let send = ["tunnel", "send", "cisco", "vxlan", "127.0.0.1", "--vni", "9001"];
+    let send = [
+        "tunnel",
+        "send",
+        "cisco",
+        "vxlan",
+        "127.0.0.1",
+        "--vni",
+        "9001",
+    ];
     lab.ctl(&[&send[..], &["--name", "out"]].concat());
     lab.ctl(&["tx", "add", "back", "out0"]);
     lab.wait_running();
@@ -102,9 +121,20 @@ fn networks_and_senders_of_a_receiver_come_and_go_and_the_others_lose_nothing() 
     let map = spec("in")["receive"]["map"].clone();
     assert_eq!(map.as_array().map(Vec::len), Some(2), "{map}");
     // A far end that is another, and one more ring.
-    lab.ctl(&["tunnel", "set", "out", "--remote", "127.0.0.2", "--rings-add", "core"]);
+    lab.ctl(&[
+        "tunnel",
+        "set",
+        "out",
+        "--remote",
+        "127.0.0.2",
+        "--rings-add",
+        "core",
+    ]);
     let send = spec("out")["send"].clone();
-    assert_eq!((&send["remote"], &send["rings"]), (&json!("127.0.0.2"), &json!(["cisco", "core"])));
+    assert_eq!(
+        (&send["remote"], &send["rings"]),
+        (&json!("127.0.0.2"), &json!(["cisco", "core"]))
+    );
 }
 
 #[test]
@@ -114,10 +144,22 @@ fn what_is_added_says_what_it_waits_for_and_what_was_meant() {
     lab.ctl(&["ring", "create", "cisco", "--size", "16m"]);
     let add = |args: &[&str]| lab.fluxctl.try_run(args);
     for (args, meant) in [
-        (["rx", "add", "tpa0", "cisco", "--wait=0.2"], "did you mean tap0?"),
-        (["rx", "add", "tap0", "csico", "--wait=0.2"], "did you mean cisco?"),
-        (["tx", "add", "cisco", "ou0", "--wait=0.2"], "does not exist"),
-        (["tx", "add", "cicso", "out0", "--wait=0.2"], "did you mean cisco?"),
+        (
+            ["rx", "add", "tpa0", "cisco", "--wait=0.2"],
+            "did you mean tap0?",
+        ),
+        (
+            ["rx", "add", "tap0", "csico", "--wait=0.2"],
+            "did you mean cisco?",
+        ),
+        (
+            ["tx", "add", "cisco", "ou0", "--wait=0.2"],
+            "does not exist",
+        ),
+        (
+            ["tx", "add", "cicso", "out0", "--wait=0.2"],
+            "did you mean cisco?",
+        ),
     ] {
         let output = add(&args);
         assert_eq!(output.code, 3, "{args:?}: {output:?}");
@@ -151,8 +193,24 @@ fn default_names_do_not_clash_and_the_same_work_is_not_done_twice() {
     for _ in 0..2 {
         lab.ctl(&["tx", "add", "cisco", "eth1.5"]);
         lab.ctl(&["tx", "add", "cisco", "eth1-5"]);
-        lab.ctl(&["tunnel", "send", "cisco", "vxlan", "192.0.2.9", "--vni", "1"]);
-        lab.ctl(&["tunnel", "send", "cisco", "vxlan", "192.0.2.9", "--vni", "2"]);
+        lab.ctl(&[
+            "tunnel",
+            "send",
+            "cisco",
+            "vxlan",
+            "192.0.2.9",
+            "--vni",
+            "1",
+        ]);
+        lab.ctl(&[
+            "tunnel",
+            "send",
+            "cisco",
+            "vxlan",
+            "192.0.2.9",
+            "--vni",
+            "2",
+        ]);
     }
     assert_eq!(names(&lab, "tx"), ["cisco-eth1-5", "cisco-eth1-5-2"]);
     let tunnels = ["cisco-vxlan-192-0-2-9", "cisco-vxlan-192-0-2-9-2"];
@@ -165,14 +223,27 @@ fn default_names_do_not_clash_and_the_same_work_is_not_done_twice() {
     assert_eq!(replaced["name"], "cisco-eth1-5-2");
     assert_eq!(replaced["spec"]["edits"]["snaplen"], 64);
     // One that has too little in common with the other is made anew.
-    let other = ["tunnel", "recv", "gretap", "dell", "--name", tunnels[0], "--replace"];
+    let other = [
+        "tunnel",
+        "recv",
+        "gretap",
+        "dell",
+        "--name",
+        tunnels[0],
+        "--replace",
+    ];
     assert_eq!(lab.json(&other)["spec"]["kind"], "gretap");
     assert_eq!(names(&lab, "tunnel"), tunnels);
     // All, one, several; what is not there is told beside what is.
     let all = lab.json(&["tunnel", "show"]);
     assert_eq!(all.as_array().map(Vec::len), Some(2));
-    assert_eq!(lab.json(&["tx", "show", "cisco-eth1-5"])["name"], "cisco-eth1-5");
-    let some = lab.fluxctl.try_run(&["tx", "show", "cisco-eth1-5", "cisco-eth1-6", "-j"]);
+    assert_eq!(
+        lab.json(&["tx", "show", "cisco-eth1-5"])["name"],
+        "cisco-eth1-5"
+    );
+    let some = lab
+        .fluxctl
+        .try_run(&["tx", "show", "cisco-eth1-5", "cisco-eth1-6", "-j"]);
     assert_eq!(some.code, 3, "{some:?}");
     assert_eq!(some.json()[0]["name"], "cisco-eth1-5");
     lab.ctl(&["tx", "del", "cisco-eth1-5", "cisco-eth1-5-2"]);

@@ -273,7 +273,10 @@ mod tests {
             output.live.sent_bytes.add(at as u64 + 1);
         }
         for (wanted, bytes) in [
-            ("x/a x/b x/c x/d", [("x/a", 1), ("x/b", 2), ("x/c", 3), ("x/d", 0)].as_slice()),
+            (
+                "x/a x/b x/c x/d",
+                [("x/a", 1), ("x/b", 2), ("x/c", 3), ("x/d", 0)].as_slice(),
+            ),
             ("x/c x/b", &[("x/c", 3), ("x/b", 2)]),
             ("x/b x/e", &[("x/b", 2), ("x/e", 0)]),
             ("x/f", &[("x/f", 0)]),

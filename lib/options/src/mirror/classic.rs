@@ -291,14 +291,21 @@ mod tests {
         assert_eq!((&*made.tunnel_device, &*made.gateway), ("", ""));
         assert_eq!(made.device, "eth1");
         assert_eq!(overlay(&[&tunnel[..], &gateway].concat()), overlay(&tunnel));
-        assert_eq!(overlay(&[&tunnel[..], &["--tunnel-type=gue"]].concat()), overlay(&tunnel));
+        assert_eq!(
+            overlay(&[&tunnel[..], &["--tunnel-type=gue"]].concat()),
+            overlay(&tunnel)
+        );
         let other = parse(&[&tunnel[..], &["--tunnel-type=vxlan"]].concat()).target();
         assert!(other.is_err_and(|error| error.to_string().contains("--to vxlan")));
     }
 
     #[test]
     fn a_tunnel_device_that_is_asked_for_gets_the_route() {
-        let args = parse(&["--tunnel-remote-address=192.0.2.9", "--redirect-to=eth1", "--gtw-address=198.51.100.1"]);
+        let args = parse(&[
+            "--tunnel-remote-address=192.0.2.9",
+            "--redirect-to=eth1",
+            "--gtw-address=198.51.100.1",
+        ]);
         let mut spec = MirrorSpec {
             overlay: Some(MirrorOverlay {
                 tunnel_device: "gue1".into(),
@@ -316,16 +323,28 @@ mod tests {
     #[test]
     fn what_has_no_meaning_is_told() {
         let args = parse(&[
-            "--map-name=/sys/fs/bpf/tc/globals/mirroring_ingress_jmp_table", "--version=1.01", "--gtw-address=198.51.100.1",
-            "--tunnel-interface-name=gue1", "--tunnel-remote-address=192.0.2.9", "--tunnel-type=gue",
+            "--map-name=/sys/fs/bpf/tc/globals/mirroring_ingress_jmp_table",
+            "--version=1.01",
+            "--gtw-address=198.51.100.1",
+            "--tunnel-interface-name=gue1",
+            "--tunnel-remote-address=192.0.2.9",
+            "--tunnel-type=gue",
         ]);
         let spec = MirrorSpec {
             overlay: Some(overlay(&["--tunnel-remote-address=192.0.2.9"])),
             ..Default::default()
         };
         let notes = args.notes(&spec);
-        for option in ["--map-name", "--version 1.01", "--gtw-address", "--tunnel-interface-name gue1"] {
-            assert!(notes.iter().any(|note| note.starts_with(option)), "{option}: {notes:?}");
+        for option in [
+            "--map-name",
+            "--version 1.01",
+            "--gtw-address",
+            "--tunnel-interface-name gue1",
+        ] {
+            assert!(
+                notes.iter().any(|note| note.starts_with(option)),
+                "{option}: {notes:?}"
+            );
         }
         assert_eq!(notes.len(), 4);
         let device = MirrorSpec::default();
@@ -339,7 +358,11 @@ mod tests {
             let devices = TargetArg::Devices(vec!["gue1".into()]);
             assert_eq!(parse(&args).target(), Ok(Some(devices)));
         }
-        for args in [&[][..], &["--tunnel-local-port=5"], &["--gtw-address=192.0.2.1"]] {
+        for args in [
+            &[][..],
+            &["--tunnel-local-port=5"],
+            &["--gtw-address=192.0.2.1"],
+        ] {
             assert_eq!(parse(args).target(), Ok(None), "{args:?}");
         }
     }
