@@ -23,6 +23,7 @@ mod identity;
 use crate::complete;
 use crate::connect::{Globals, block_on, is_there};
 use crate::exit::{Code, Failure};
+use crate::json;
 use crate::observe;
 use crate::output::{Block, Report, count, print};
 use crate::resource::{self, Kind};
@@ -263,7 +264,7 @@ impl Account {
 
 impl Report for Account {
     fn json(&self) -> Value {
-        let mut value = serde_json::to_value(self).unwrap_or(Value::Null);
+        let mut value = json::value(self);
         let failed = self
             .stages
             .iter()

@@ -13,10 +13,11 @@ mod sink;
 mod summary;
 
 use crate::complete;
-use crate::connect::{Globals, block_on};
+use crate::connect::Globals;
 use crate::exit::{Code, Failure};
 use crate::observe;
 use crate::output::{count, note};
+use crate::signals::{self, Stop};
 use clap::Args;
 use clap_complete::ArgValueCandidates;
 use fluxcap_headers::{Filter, WireFrame};
@@ -26,10 +27,7 @@ use fluxcap_ring::{Batch, Consumer, Direction, Outcome, Poll, RingDir, RingName,
 use fluxcap_service::parse_duration;
 use sink::Sink;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use tokio::signal::unix::{SignalKind, signal};
 
 /// Frames are handed on at least this often.
 const FLUSH: Duration = Duration::from_millis(100);
@@ -69,7 +67,7 @@ pub(crate) struct Capture {
 pub(crate) fn run(globals: &Globals, args: &Capture) -> Result<(), Failure> {
     let filter = compile(args)?;
     // Before the reader registers, so that it never ends without taking its leave.
-    let stop = stop_on_signals();
+    let stop = signals::stop();
     let expression = filter.as_ref().map(Filter::expression).unwrap_or_default();
     let reader = Reader::open(globals.rings(), &args.ring, start(args.from))?;
     let mut sink = Sink::open(args.write.as_deref(), globals.output, expression)?;
@@ -111,42 +109,6 @@ fn start(start: v1::Start) -> Start {
         Some(At::Seq(seq)) => Start::Seq(seq),
         Some(At::TimeNs(ns)) => Start::Time(ns),
     }
-}
-
-/// Set by the first Ctrl-C, SIGTERM or hang-up; a second one ends the program where it stands, for an output that hangs.
-fn stop_on_signals() -> Arc<AtomicBool> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&stop);
-    let (listening, listens) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        let listen = block_on(async {
-            let listen =
-                |kind| signal(kind).map_err(|error| Failure::from_io("listen to signals", &error));
-            let mut interrupt = listen(SignalKind::interrupt())?;
-            let mut terminate = listen(SignalKind::terminate())?;
-            let mut hangup = listen(SignalKind::hangup())?;
-            // Nobody waits for it any more only when this program is ending.
-            let _ = listening.send(());
-            for _ in 0..2 {
-                tokio::select! {
-                    _ = interrupt.recv() => {}
-                    _ = terminate.recv() => {}
-                    _ = hangup.recv() => {}
-                }
-                // Relaxed: a flag of its own, nothing is published with it.
-                if flag.swap(true, Ordering::Relaxed) {
-                    std::process::exit(Code::Failed as i32);
-                }
-            }
-            Ok(())
-        });
-        if let Err(failure) = listen {
-            note(&format!("warning: {}", failure.message));
-        }
-    });
-    // An error just means that nothing listens; it was told.
-    let _ = listens.recv();
-    stop
 }
 
 /// What the capture came to.
@@ -207,14 +169,11 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// Copies frames until told to stop, enough of them came, or the ring is deleted.
-    fn copy(&mut self, sink: &mut Sink, stop: &AtomicBool) -> Result<(), Failure> {
+    fn copy(&mut self, sink: &mut Sink, stop: &Stop) -> Result<(), Failure> {
         // Beyond what a clock can tell is for ever.
         let duration = self.args.duration;
         let end = duration.and_then(|duration| Instant::now().checked_add(duration));
-        while !stop.load(Ordering::Relaxed)
-            && !self.full()
-            && end.is_none_or(|end| Instant::now() < end)
-        {
+        while !stop.is_asked_for() && !self.full() && end.is_none_or(|end| Instant::now() < end) {
             let polled = self.reader.consumer.poll(&mut self.reader.batch);
             match polled.map_err(|error| observe::failure(&self.reader.dir, &error))? {
                 Poll::Frames(_) => {

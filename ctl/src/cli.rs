@@ -2,8 +2,10 @@
 
 use crate::connect::Globals;
 use crate::exit::{Code, Failure};
+use crate::output::Format;
 use crate::{audit, capture, complete, io, mirror, ring, rx, status, tunnel, tx};
 use clap::{Parser, Subcommand, error::ErrorKind};
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 const EXAMPLES: &str = "\
@@ -68,8 +70,12 @@ pub(crate) enum Command {
 }
 
 /// Reads the command line; the exit code when there is nothing to be done.
-pub(crate) fn parse() -> Result<Cli, ExitCode> {
-    Cli::try_parse().map_err(|error| usage(&error))
+pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode> {
+    let mut cli = Cli::try_parse_from(words).map_err(|error| usage(&error))?;
+    if cli.globals.json {
+        cli.globals.output = Format::Json;
+    }
+    Ok(cli)
 }
 
 /// Help and version are no failures; everything else that clap finds is one of usage.
@@ -84,12 +90,16 @@ fn usage(error: &clap::Error) -> ExitCode {
     }
     // The options could not be read, so that they are looked for here.
     let words: Vec<String> = std::env::args().collect();
+    let is_json = |word: &str| matches!(word, "json" | "jsonl");
     let json = words
         .windows(2)
-        .any(|pair| matches!(pair[0].as_str(), "-o" | "--output") && pair[1] == "json")
-        || words
-            .iter()
-            .any(|word| matches!(word.as_str(), "-ojson" | "-o=json" | "--output=json"));
+        .any(|pair| matches!(pair[0].as_str(), "-o" | "--output") && is_json(&pair[1]))
+        || words.iter().any(|word| {
+            let value = ["-o=", "--output=", "-o"]
+                .iter()
+                .find_map(|option| word.strip_prefix(option));
+            value.is_some_and(is_json) || matches!(word.as_str(), "-j" | "--json")
+        });
     if json {
         let text = error.render().to_string();
         let message = text.trim_start_matches("error: ").trim_end().to_owned();

@@ -8,6 +8,7 @@ use crate::resource::{self, Kind};
 use clap::{Args, CommandFactory, FromArgMatches, ValueEnum};
 use clap_complete::engine::CompletionCandidate;
 use clap_complete::env::Shells;
+use serde_json::{Value, json};
 use std::ffi::{OsStr, OsString};
 use std::time::Duration;
 
@@ -40,7 +41,7 @@ enum Shell {
 }
 
 /// Prints the script that makes the shell ask this program.
-pub(crate) fn run(args: &Completion) -> Result<(), Failure> {
+pub(crate) fn run(globals: &Globals, args: &Completion) -> Result<(), Failure> {
     let name = match args.shell {
         Shell::Bash => "bash",
         Shell::Zsh => "zsh",
@@ -54,7 +55,26 @@ pub(crate) fn run(args: &Completion) -> Result<(), Failure> {
     shell
         .write_registration(VARIABLE, "fluxctl", "fluxctl", "fluxctl", &mut script)
         .map_err(|error| Failure::from_io("make the completion script", &error))?;
-    output::write(&script)
+    match globals.output.is_json() {
+        true => output::print(globals.output, &Script { name, script }),
+        false => output::write(&script),
+    }
+}
+
+/// A script as a value.
+struct Script {
+    name: &'static str,
+    script: Vec<u8>,
+}
+
+impl output::Report for Script {
+    fn json(&self) -> Value {
+        json!({ "shell": self.name, "script": String::from_utf8_lossy(&self.script) })
+    }
+
+    fn blocks(&self) -> Vec<output::Block> {
+        Vec::new()
+    }
 }
 
 /// Rings, from their directory: no daemon is needed.

@@ -16,9 +16,21 @@ use tonic::transport::{Channel, Endpoint};
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Everywhere")]
 pub(crate) struct Globals {
-    /// Output for people (table) or programs (json); errors on standard error follow
-    #[arg(long, short, global = true, value_enum, default_value_t = Format::Table, hide_possible_values = true, value_name = "table|json")]
+    /// Output for people (table) or programs: one JSON value (json), or one on each line (jsonl); errors on standard error follow
+    #[arg(long, short, global = true, value_enum, default_value_t = Format::Table, hide_possible_values = true, value_name = "table|json|jsonl")]
     pub(crate) output: Format,
+
+    /// The same as --output json
+    #[arg(long, short, global = true, conflicts_with = "output")]
+    pub(crate) json: bool,
+
+    /// Show everything about what is listed, added or changed
+    #[arg(long, short, global = true)]
+    pub(crate) verbose: bool,
+
+    /// Say nothing of what was added, changed or deleted, and give no warnings; errors are still told
+    #[arg(long, short, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
 
     /// Directory of the daemons' sockets
     #[arg(

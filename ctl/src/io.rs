@@ -11,8 +11,9 @@ mod screen;
 use crate::complete;
 use crate::connect::Globals;
 use crate::exit::Failure;
+use crate::json;
 use crate::observe;
-use crate::output::{Block, Format, Report, print};
+use crate::output::{Block, Format, Report, Series, print};
 use clap::Args;
 use clap_complete::ArgValueCandidates;
 use fluxcap_ring::{RingDir, RingName, RingStats};
@@ -34,7 +35,7 @@ pub(crate) struct Io {
     #[arg(long, short = '1', conflicts_with = "count")]
     once: bool,
 
-    /// Measure this many times and end
+    /// Measure this many times and end; as JSON an array with an element for each time
     #[arg(long, short = 'c', value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
 
@@ -66,11 +67,19 @@ pub(crate) fn run(globals: &Globals, args: &Io) -> Result<(), Failure> {
         );
     }
     watch.tick()?;
-    for _ in 0..args.count.unwrap_or(1) {
-        std::thread::sleep(args.interval.unwrap_or(Duration::from_secs(1)));
-        print(globals.output, &Rates(watch.tick()?))?;
+    let interval = args.interval.unwrap_or(Duration::from_secs(1));
+    let mut measure = || {
+        std::thread::sleep(interval);
+        watch.tick().map(Rates)
+    };
+    let Some(count) = args.count else {
+        return print(globals.output, &measure()?);
+    };
+    let mut series = Series::new(globals.output);
+    for _ in 0..count {
+        series.print(&measure()?)?;
     }
-    Ok(())
+    series.end()
 }
 
 /// Rings under observation.
@@ -139,7 +148,7 @@ struct Rates(Vec<RingRates>);
 
 impl Report for Rates {
     fn json(&self) -> Value {
-        serde_json::to_value(&self.0).unwrap_or(Value::Null)
+        json::value(&self.0)
     }
 
     fn blocks(&self) -> Vec<Block> {
@@ -154,7 +163,8 @@ mod tests {
     #[test]
     fn intervals_have_bounds() {
         assert_eq!(parse_interval("250ms"), Ok(Duration::from_millis(250)));
-        for text in ["1ms", "2h", "5", ""] {
+        assert_eq!(parse_interval("5"), Ok(Duration::from_secs(5)));
+        for text in ["1ms", "2h", "0.001", ""] {
             assert!(parse_interval(text).is_err(), "{text}");
         }
     }

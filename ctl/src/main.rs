@@ -16,6 +16,7 @@
     )
 )]
 
+mod add;
 mod audit;
 mod capture;
 mod cli;
@@ -24,14 +25,18 @@ mod connect;
 mod edits;
 mod exit;
 mod io;
+mod json;
+mod lists;
 mod mirror;
 mod names;
 mod observe;
 mod output;
+mod predecessor;
 mod resource;
 mod ring;
 mod rx;
 mod scheduling;
+mod signals;
 mod status;
 mod tunnel;
 mod tx;
@@ -39,17 +44,57 @@ mod words;
 
 use cli::{Cli, Command};
 use exit::Failure;
+use output::note;
+use predecessor::Old;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args_os()
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
+    match predecessor::read(&words) {
+        Some(Ok((old, notes))) => return run_old(&old, &notes),
+        Some(Err(failure)) => return failure.report(false),
+        None => {}
+    }
     complete::answer_shell();
-    let cli = match cli::parse() {
+    finish(cli::parse(std::env::args_os()))
+}
+
+/// Runs a command line that was read, and gives the exit code.
+fn finish(cli: Result<Cli, ExitCode>) -> ExitCode {
+    let cli = match cli {
         Ok(cli) => cli,
         Err(code) => return code,
     };
     match run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(cli.globals.output == output::Format::Json),
+        Err(failure) => failure.report(cli.globals.output.is_json()),
+    }
+}
+
+/// Does what a predecessor's command line says, and tells how fluxctl says it.
+fn run_old(old: &Old, notes: &[String]) -> ExitCode {
+    let (add, end) = match old {
+        Old::Once(add) => (add, None),
+        Old::Until(add, end) => (add, Some(end)),
+    };
+    note(&add.join(" "));
+    notes.iter().for_each(|text| note(&format!("note: {text}")));
+    let Some(end) = end else {
+        return finish(cli::parse(add.iter().map(Into::into)));
+    };
+    // Before anything is added, so that it never stays behind.
+    let stop = signals::stop();
+    let code = finish(cli::parse(add.iter().map(Into::into)));
+    if code == ExitCode::SUCCESS {
+        stop.wait();
+    }
+    let taken_away = finish(cli::parse(end.iter().map(Into::into)));
+    if code == ExitCode::SUCCESS {
+        taken_away
+    } else {
+        code
     }
 }
 
@@ -65,7 +110,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Capture(args) => capture::run(globals, args),
         Command::Status(args) => status::run(globals, args),
         Command::Audit(args) => audit::run(globals, args),
-        Command::Completion(args) => complete::run(args),
+        Command::Completion(args) => complete::run(globals, args),
         Command::Version => output::print(globals.output, &output::Version),
     }
 }

@@ -14,6 +14,15 @@ pub(crate) enum Format {
     Table,
     /// One JSON value.
     Json,
+    /// A JSON value on each line: one for each thing.
+    Jsonl,
+}
+
+impl Format {
+    /// Whether a program reads it.
+    pub(crate) fn is_json(self) -> bool {
+        self != Format::Table
+    }
 }
 
 /// A part of what a command shows to people.
@@ -77,8 +86,52 @@ pub(crate) fn print(format: Format, report: &impl Report) -> Result<(), Failure>
     let text = match format {
         Format::Table => render(&report.blocks()),
         Format::Json => format!("{:#}\n", report.json()),
+        Format::Jsonl => lines(&report.json()),
     };
     write(text.as_bytes())
+}
+
+/// A line for each of several values, or for the one that there is.
+fn lines(value: &Value) -> String {
+    let values = value
+        .as_array()
+        .map_or(std::slice::from_ref(value), |all| all);
+    values.iter().map(|one| format!("{one}\n")).collect()
+}
+
+/// Results that come one after another and are one value all the same: in JSON the elements of an array.
+#[derive(Debug)]
+pub(crate) struct Series {
+    format: Format,
+    begun: bool,
+}
+
+impl Series {
+    pub(crate) fn new(format: Format) -> Series {
+        Series {
+            format,
+            begun: false,
+        }
+    }
+
+    /// Prints the next one.
+    pub(crate) fn print(&mut self, report: &impl Report) -> Result<(), Failure> {
+        if self.format != Format::Json {
+            return print(self.format, report);
+        }
+        let comma = if self.begun { "," } else { "[" };
+        self.begun = true;
+        write(format!("{comma}\n{:#}", report.json()).as_bytes())
+    }
+
+    /// Ends the value.
+    pub(crate) fn end(self) -> Result<(), Failure> {
+        match (self.format, self.begun) {
+            (Format::Json, true) => write(b"\n]\n"),
+            (Format::Json, false) => write(b"[]\n"),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Writes to standard output at once.
@@ -229,6 +282,14 @@ mod tests {
         ];
         let text = render(&[Block::Rows(&["NAME", ">FRAMES"], rows)]);
         assert_eq!(text, "NAME   FRAMES\ncisco       5\nb        1000\n");
+    }
+
+    #[test]
+    fn several_values_have_a_line_each() {
+        let value = serde_json::json!([{"name": "a"}, {"name": "b"}]);
+        assert_eq!(lines(&value), "{\"name\":\"a\"}\n{\"name\":\"b\"}\n");
+        assert_eq!(lines(&value[0]), "{\"name\":\"a\"}\n");
+        assert_eq!(lines(&serde_json::json!([])), "");
     }
 
     #[test]

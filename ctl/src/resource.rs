@@ -10,13 +10,7 @@ use fluxcap_proto::v1::State;
 use prost_types::FieldMask;
 use serde::Serialize;
 use serde_json::Value;
-use std::time::{Duration, Instant};
 use tonic::{Status, transport::Channel};
-
-/// How long a new one is given to begin.
-const SETTLE: Duration = Duration::from_secs(1);
-/// Time between two looks at it.
-const STEP: Duration = Duration::from_millis(20);
 
 /// A daemon's answer.
 pub(crate) type Reply<T> = Result<T, Status>;
@@ -34,6 +28,8 @@ pub(crate) trait Kind: Default + Serialize {
 
     /// The daemon's client.
     type Client;
+    /// What is asked for.
+    type Spec: Clone;
     /// What makes one.
     type Create;
     /// What changes one.
@@ -46,6 +42,18 @@ pub(crate) trait Kind: Default + Serialize {
     async fn get(client: &mut Self::Client, name: String) -> Reply<Option<Self>>;
     async fn update(client: &mut Self::Client, request: Self::Update) -> Reply<Option<Self>>;
     async fn delete(client: &mut Self::Client, name: String) -> Reply<()>;
+
+    fn create_request(name: String, spec: Self::Spec, validate_only: bool) -> Self::Create;
+    fn update_request(
+        name: String,
+        spec: Self::Spec,
+        update_mask: Option<FieldMask>,
+        validate_only: bool,
+    ) -> Self::Update;
+
+    fn spec(&self) -> Option<&Self::Spec>;
+    /// Whether two specs are of the same work, if perhaps with other options: the second is then a change of the first, not one more.
+    fn same_work(one: &Self::Spec, other: &Self::Spec) -> bool;
 
     fn name(&self) -> &str;
     /// Its state and the reason for that, unless the daemon said nothing about it.
@@ -66,11 +74,13 @@ pub(crate) trait Kind: Default + Serialize {
 /// requests.
 macro_rules! calls {
     (
-        $client:ident, $one:ident, $all:ident,
+        $client:ident, $one:ident, $all:ident, $spec:ident,
         $create:ident($create_request:ident), $update:ident($update_request:ident),
         $list:ident($list_request:ident), $get:ident($get_request:ident), $delete:ident($delete_request:ident),
+        $($field:ident: $value:expr,)*
     ) => {
         type Client = $client<tonic::transport::Channel>;
+        type Spec = $spec;
         type Create = $create_request;
         type Update = $update_request;
 
@@ -125,6 +135,33 @@ macro_rules! calls {
             client.$delete(request).await.map(drop)
         }
 
+        fn create_request(name: String, spec: $spec, validate_only: bool) -> $create_request {
+            $create_request {
+                name,
+                spec: Some(spec),
+                validate_only,
+                $($field: $value,)*
+            }
+        }
+
+        fn update_request(
+            name: String,
+            spec: $spec,
+            update_mask: Option<prost_types::FieldMask>,
+            validate_only: bool,
+        ) -> $update_request {
+            $update_request {
+                name,
+                spec: Some(spec),
+                update_mask,
+                validate_only,
+            }
+        }
+
+        fn spec(&self) -> Option<&$spec> {
+            self.spec.as_ref()
+        }
+
         fn name(&self) -> &str {
             &self.name
         }
@@ -142,65 +179,6 @@ pub(crate) async fn connect<K: Kind>(globals: &Globals) -> Result<K::Client, Fai
     Ok(K::client(globals.connect(K::DAEMON).await?))
 }
 
-/// Makes one and shows its row. `name` is the one in the request.
-pub(crate) async fn add<K: Kind>(
-    globals: &Globals,
-    name: &str,
-    request: K::Create,
-) -> Result<(), Failure> {
-    changed(globals, create::<K>(globals, name, request).await?)
-}
-
-/// Makes one, and gives it as it is at first.
-pub(crate) async fn create<K: Kind>(
-    globals: &Globals,
-    name: &str,
-    request: K::Create,
-) -> Result<K, Failure> {
-    match K::create(&mut connect::<K>(globals).await?, request).await {
-        Ok(made) => answer(made),
-        Err(status) => Err(failure::<K>(name, &status)),
-    }
-}
-
-/// Makes one, and gives it once it has begun, or still has not after a moment: most of what is wrong with it is known at once.
-/// One that is only checked (`dry_run`) never begins.
-pub(crate) async fn begin<K: Kind>(
-    globals: &Globals,
-    name: &str,
-    request: K::Create,
-    dry_run: bool,
-) -> Result<K, Failure> {
-    let mut one: K = create(globals, name, request).await?;
-    let begun = Instant::now();
-    let starting = |one: &K| matches!(one.state(), Some((State::Starting, _)));
-    while !dry_run && starting(&one) && begun.elapsed() < SETTLE {
-        tokio::time::sleep(STEP).await;
-        one = get(globals, name).await?;
-    }
-    Ok(one)
-}
-
-/// Shows the row of one that was given the time to begin, and fails if it has given up already.
-pub(crate) fn begun<K: Kind>(globals: &Globals, name: &str, one: K) -> Result<(), Failure> {
-    let verdict = verdict(name, &one);
-    changed(globals, one)?;
-    verdict
-}
-
-fn verdict<K: Kind>(name: &str, one: &K) -> Result<(), Failure> {
-    let (command, noun) = (K::COMMAND, K::NOUN);
-    match one.state() {
-        Some((State::Failed, reason)) => {
-            let failure = Failure::new(Code::Failed, format!("{noun} {name}: {reason}"));
-            Err(failure.hint(format!(
-                "it stays in the list: fluxctl {command} delete {name}"
-            )))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// The mask of an update of these fields.
 pub(crate) fn mask(fields: &[&str]) -> Option<FieldMask> {
     let paths = fields.iter().map(|field| (*field).to_owned()).collect();
@@ -209,18 +187,45 @@ pub(crate) fn mask(fields: &[&str]) -> Option<FieldMask> {
 
 /// Shows the row of one that was just added or changed.
 pub(crate) fn changed<K: Kind>(globals: &Globals, one: K) -> Result<(), Failure> {
-    print(globals.output, &Changed(one))
+    match (globals.quiet, globals.verbose) {
+        (true, _) => Ok(()),
+        (false, true) => print(globals.output, &Shown(one)),
+        (false, false) => print(globals.output, &Changed(one)),
+    }
 }
 
 /// Shows a table of all.
 pub(crate) async fn list<K: Kind>(globals: &Globals) -> Result<(), Failure> {
     let mut client = connect::<K>(globals).await?;
-    print(globals.output, &Listed(all::<K>(&mut client).await?))
+    let all = all::<K>(&mut client).await?;
+    match globals.verbose {
+        true => print(globals.output, &AllShown(all)),
+        false => print(globals.output, &Listed(all)),
+    }
 }
 
-/// Shows everything about one.
-pub(crate) async fn show<K: Kind>(globals: &Globals, name: &str) -> Result<(), Failure> {
-    print(globals.output, &Shown(get::<K>(globals, name).await?))
+/// Shows everything about those named, or about all.
+pub(crate) async fn show<K: Kind>(globals: &Globals, names: &[String]) -> Result<(), Failure> {
+    let mut client = connect::<K>(globals).await?;
+    if names.is_empty() {
+        return print(globals.output, &AllShown(all::<K>(&mut client).await?));
+    }
+    let (mut found, mut failures) = (Vec::new(), Vec::new());
+    for name in names {
+        match known::<K>(&mut client, name).await {
+            Ok(one) => found.push(one),
+            Err(failure) => failures.push(failure),
+        }
+    }
+    match (names, found.pop()) {
+        (_, None) => {}
+        ([_], Some(one)) => print(globals.output, &Shown(one))?,
+        (_, Some(last)) => {
+            found.push(last);
+            print(globals.output, &AllShown(found))?;
+        }
+    }
+    Failure::all(failures)
 }
 
 /// Changes one and shows its row. `name` is the one in the request.
@@ -242,7 +247,7 @@ pub(crate) async fn delete<K: Kind>(globals: &Globals, names: &[String]) -> Resu
             Err(status) => failures.push(advise::<K>(&mut client, name, &status).await),
         }
     }
-    if !deleted.is_empty() {
+    if !deleted.is_empty() && !globals.quiet {
         let (noun, names) = (K::NOUN, deleted);
         print(globals.output, &Deleted { noun, names })?;
     }
@@ -257,10 +262,14 @@ pub(crate) async fn all<K: Kind>(client: &mut K::Client) -> Result<Vec<K>, Failu
 
 /// One by name.
 pub(crate) async fn get<K: Kind>(globals: &Globals, name: &str) -> Result<K, Failure> {
-    let mut client = connect::<K>(globals).await?;
-    match K::get(&mut client, name.to_owned()).await {
+    known(&mut connect::<K>(globals).await?, name).await
+}
+
+/// The same of a daemon that is connected to.
+pub(crate) async fn known<K: Kind>(client: &mut K::Client, name: &str) -> Result<K, Failure> {
+    match K::get(client, name.to_owned()).await {
         Ok(one) => answer(one),
-        Err(status) => Err(advise::<K>(&mut client, name, &status).await),
+        Err(status) => Err(advise::<K>(client, name, &status).await),
     }
 }
 
@@ -362,28 +371,15 @@ impl<K: Kind> Report for Shown<K> {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use fluxcap_proto::v1::{Tunnel, TunnelStatus};
+/// Several with everything about each.
+struct AllShown<K>(Vec<K>);
 
-    #[test]
-    fn what_gives_up_at_once_is_a_failure_of_the_command() {
-        let tunnel = |state: State| Tunnel {
-            status: Some(TunnelStatus {
-                state: state.into(),
-                reason: "no such thing".into(),
-                ..Default::default()
-            }),
-            ..Default::default()
-        };
-        let failed = verdict("a", &tunnel(State::Failed)).unwrap_err();
-        assert_eq!(failed.code, Code::Failed);
-        assert_eq!(failed.message, "tunnel a: no such thing");
-        assert!(failed.hint.ends_with("fluxctl tunnel delete a"));
-        for state in [State::Starting, State::Running, State::Waiting] {
-            assert_eq!(verdict("a", &tunnel(state)), Ok(()));
-        }
-        assert_eq!(verdict("a", &Tunnel::default()), Ok(()));
+impl<K: Kind> Report for AllShown<K> {
+    fn json(&self) -> Value {
+        names::json(&self.0)
+    }
+
+    fn blocks(&self) -> Vec<Block> {
+        self.0.iter().flat_map(K::blocks).collect()
     }
 }

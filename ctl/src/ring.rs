@@ -31,14 +31,14 @@ pub(crate) enum Command {
     /// List all rings
     #[command(visible_alias = "ls")]
     List,
-    /// Show one ring: producer, sources, readers
+    /// Show rings, all unless some are named: producer, sources, readers
     Show {
-        /// Name of the ring
-        #[arg(add = ArgValueCandidates::new(complete::rings))]
-        name: String,
+        /// Names of the rings
+        #[arg(value_name = "NAME", add = ArgValueCandidates::new(complete::rings))]
+        names: Vec<String>,
     },
     /// Delete rings; workers wait for a new one of that name
-    #[command(visible_alias = "rm")]
+    #[command(visible_aliases = ["rm", "del"])]
     Delete {
         /// Names of the rings
         #[arg(required = true, value_name = "NAME", add = ArgValueCandidates::new(complete::rings))]
@@ -113,7 +113,7 @@ pub(crate) fn run(globals: &Globals, command: &Command) -> Result<(), Failure> {
         match command {
             Command::Create(args) => create(globals, args).await,
             Command::List => resource::list::<Ring>(globals).await,
-            Command::Show { name } => resource::show::<Ring>(globals, name).await,
+            Command::Show { names } => resource::show::<Ring>(globals, names).await,
             Command::Delete { names, force } => delete(globals, names, *force).await,
             Command::Resize(args) => resize(globals, args).await,
         }
@@ -145,8 +145,15 @@ async fn create(globals: &Globals, args: &Create) -> Result<(), Failure> {
             Err(failure) => failures.push(failure),
         }
     }
-    if !made.is_empty() {
-        print(globals.output, &Listed(made))?;
+    match (&args.names[..], made.pop()) {
+        (_, None) => {}
+        ([_], Some(ring)) => resource::changed(globals, ring)?,
+        (_, Some(last)) => {
+            made.push(last);
+            if !globals.quiet {
+                print(globals.output, &Listed(made))?;
+            }
+        }
     }
     Failure::all(failures)
 }
@@ -234,7 +241,10 @@ async fn resize(globals: &Globals, args: &Resize) -> Result<(), Failure> {
     };
     let resized = resource::update(globals, &args.name, request);
     let ring: Ring = with_progress(globals, &args.name, resized).await?;
-    print(globals.output, &Shown(ring))
+    match globals.quiet {
+        true => Ok(()),
+        false => print(globals.output, &Shown(ring)),
+    }
 }
 
 /// What to do about a ring that is not there: the name that was probably meant, or the command that makes it.
@@ -259,9 +269,14 @@ impl Kind for Ring {
     ];
 
     resource::calls! {
-        RingServiceClient, ring, rings,
+        RingServiceClient, ring, rings, RingSpec,
         create_ring(CreateRingRequest), update_ring(UpdateRingRequest),
         list_rings(ListRingsRequest), get_ring(GetRingRequest), delete_ring(DeleteRingRequest),
+        replace: false,
+    }
+
+    fn same_work(_one: &RingSpec, _other: &RingSpec) -> bool {
+        true
     }
 
     fn row(&self) -> Vec<String> {
@@ -468,9 +483,9 @@ mod tests {
     #[test]
     fn a_ring_in_json_has_the_shape_of_the_api() {
         let value = OneRing(cisco()).json();
-        assert_eq!(value["spec"]["size_bytes"], 100 << 20);
+        assert_eq!(value["spec"]["size_bytes"], (100 << 20).to_string());
         assert_eq!(value["status"]["state"], "running");
-        assert_eq!(value["status"]["readers"][0]["outcomes"]["sent"], 4);
+        assert_eq!(value["status"]["readers"][0]["outcomes"]["sent"], "4");
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! `fluxctl rx`: captures from interfaces into rings, through rxd.
 
+use crate::add::{self, AddArgs};
 use crate::connect::{Globals, block_on};
 use crate::exit::Failure;
+use crate::lists::Change;
 use crate::output::{Block, by_reason, count};
 use crate::resource::{self, Kind};
 use crate::words::tag_text;
@@ -24,16 +26,16 @@ pub(crate) enum Command {
     /// List all captures
     #[command(visible_alias = "ls")]
     List,
-    /// Show one capture: interfaces, edits, counters
+    /// Show captures, all unless some are named: interfaces, edits, counters
     Show {
-        /// Name of the capture
-        #[arg(add = ArgValueCandidates::new(complete::known::<Capture>))]
-        name: String,
+        /// Names of the captures
+        #[arg(value_name = "NAME", add = ArgValueCandidates::new(complete::known::<Capture>))]
+        names: Vec<String>,
     },
     /// Change a running capture without losing a frame; options not given stay as they are
     Set(Set),
     /// Stop captures and forget them
-    #[command(visible_alias = "rm")]
+    #[command(visible_aliases = ["rm", "del"])]
     Delete {
         /// Names of the captures
         #[arg(required = true, value_name = "NAME", add = ArgValueCandidates::new(complete::known::<Capture>))]
@@ -52,13 +54,8 @@ pub(crate) struct Add {
     #[arg(add = ArgValueCandidates::new(complete::rings))]
     ring: String,
 
-    /// Name of the capture [default: RING-IFACE]
-    #[arg(long)]
-    name: Option<String>,
-
-    /// Check only
-    #[arg(long, short = 'n')]
-    dry_run: bool,
+    #[command(flatten)]
+    add: AddArgs,
 
     #[command(flatten)]
     options: CaptureArgs,
@@ -75,8 +72,51 @@ pub(crate) struct Set {
     #[arg(long, short = 'n')]
     dry_run: bool,
 
+    /// Interfaces from now on
+    #[arg(long, value_name = "IFACE[,IFACE...]", value_delimiter = ',', conflicts_with_all = ["interfaces_add", "interfaces_remove"])]
+    interfaces: Vec<String>,
+
+    /// Capture these interfaces, too
+    #[arg(
+        long,
+        alias = "interfaces+",
+        value_name = "IFACE[,IFACE...]",
+        value_delimiter = ','
+    )]
+    interfaces_add: Vec<String>,
+
+    /// Capture these interfaces no longer
+    #[arg(
+        long,
+        alias = "interfaces-",
+        value_name = "IFACE[,IFACE...]",
+        value_delimiter = ','
+    )]
+    interfaces_remove: Vec<String>,
+
+    /// Ring that gets the frames from now on
+    #[arg(long, value_name = "RING", add = ArgValueCandidates::new(complete::rings))]
+    ring: Option<String>,
+
     #[command(flatten)]
     options: CaptureArgs,
+}
+
+impl Set {
+    fn interfaces(&self) -> Change<'_, String> {
+        Change {
+            option: "--interfaces",
+            whole: &self.interfaces,
+            add: &self.interfaces_add,
+            remove: &self.interfaces_remove,
+        }
+    }
+
+    /// Whether the list of interfaces changes: the tags of single ones are inside of it.
+    fn changes_interfaces(&self) -> Result<bool, Failure> {
+        let pushes = self.options.edits.interface_pushes()?;
+        Ok(self.interfaces().is_given() || !pushes.is_empty())
+    }
 }
 
 /// Runs the command. What is wrong with the command line is said before rxd is asked.
@@ -84,31 +124,27 @@ pub(crate) fn run(globals: &Globals, command: &Command) -> Result<(), Failure> {
     block_on(async {
         match command {
             Command::Add(args) => {
-                let request = add_request(args)?;
-                resource::add::<Capture>(globals, &request.name.clone(), request).await
+                let (name, spec) = wanted(args)?;
+                add::add::<Capture>(globals, &args.add, &name, spec).await
             }
             Command::List => resource::list::<Capture>(globals).await,
-            Command::Show { name } => resource::show::<Capture>(globals, name).await,
+            Command::Show { names } => resource::show::<Capture>(globals, names).await,
             Command::Set(args) => set(globals, args).await,
             Command::Delete { names } => resource::delete::<Capture>(globals, names).await,
         }
     })
 }
 
-fn add_request(args: &Add) -> Result<CreateCaptureRequest, Failure> {
+/// What is to be added, and the name that it gets when none is given.
+fn wanted(args: &Add) -> Result<(String, CaptureSpec), Failure> {
     let work: CaptureWork = format!("{}:{}", args.interfaces, args.ring).parse()?;
     let spec = args.options.to_specs(std::slice::from_ref(&work))?.pop();
-    let name = args.name.clone().unwrap_or_else(|| work.default_name());
-    Ok(CreateCaptureRequest {
-        name,
-        spec,
-        validate_only: args.dry_run,
-    })
+    Ok((work.default_name(), spec.unwrap_or_default()))
 }
 
 fn nothing_to_change(args: &Set) -> Result<(), Failure> {
-    if args.options.changed_fields().is_empty() && args.options.edits.interface_pushes()?.is_empty()
-    {
+    let options = args.options.changed_fields();
+    if options.is_empty() && !args.changes_interfaces()? && args.ring.is_none() {
         return Err(resource::nothing_to_change::<Capture>(&args.name));
     }
     Ok(())
@@ -116,10 +152,10 @@ fn nothing_to_change(args: &Set) -> Result<(), Failure> {
 
 async fn set(globals: &Globals, args: &Set) -> Result<(), Failure> {
     nothing_to_change(args)?;
-    // The tags of single interfaces are inside of the list of interfaces, which is sent as a whole.
-    let interfaces = match args.options.edits.interface_pushes()?.is_empty() {
-        true => Vec::new(),
-        false => {
+    // The list of interfaces is sent as a whole.
+    let interfaces = match args.changes_interfaces()? {
+        false => Vec::new(),
+        true => {
             let capture: Capture = resource::get(globals, &args.name).await?;
             capture.spec.unwrap_or_default().interfaces
         }
@@ -133,14 +169,22 @@ fn set_request(
     args: &Set,
     interfaces: Vec<CaptureInterface>,
 ) -> Result<UpdateCaptureRequest, Failure> {
+    let untagged = |name: &String| CaptureInterface {
+        name: name.clone(),
+        vlan_push: None,
+    };
+    let is = |one: &CaptureInterface, name: &String| one.name == *name;
+    let interfaces = args
+        .interfaces()
+        .apply(&interfaces, untagged, is, String::clone)?;
     let work = CaptureWork {
         interfaces: interfaces.iter().map(|one| one.name.clone()).collect(),
-        ring: String::new(),
+        ring: args.ring.clone().unwrap_or_default(),
     };
     let mut spec = args.options.to_specs(&[work])?.pop().unwrap_or_default();
     let mut fields = args.options.changed_fields();
     let pushes = args.options.edits.interface_pushes()?;
-    if !pushes.is_empty() {
+    if args.changes_interfaces()? {
         for (wanted, current) in spec.interfaces.iter_mut().zip(interfaces) {
             if !pushes.iter().any(|(name, _)| *name == current.name) {
                 *wanted = current;
@@ -148,6 +192,7 @@ fn set_request(
         }
         fields.push("interfaces");
     }
+    fields.extend(args.ring.as_ref().map(|_| "ring"));
     Ok(UpdateCaptureRequest {
         name: args.name.clone(),
         spec: Some(spec),
@@ -174,9 +219,17 @@ impl Kind for Capture {
     ];
 
     resource::calls! {
-        CaptureServiceClient, capture, captures,
+        CaptureServiceClient, capture, captures, CaptureSpec,
         create_capture(CreateCaptureRequest), update_capture(UpdateCaptureRequest),
         list_captures(ListCapturesRequest), get_capture(GetCaptureRequest), delete_capture(DeleteCaptureRequest),
+    }
+
+    fn same_work(one: &CaptureSpec, other: &CaptureSpec) -> bool {
+        let work = |spec: &CaptureSpec| {
+            let names = spec.interfaces.iter().map(|it| it.name.clone());
+            (names.collect::<Vec<_>>(), spec.ring.clone())
+        };
+        work(one) == work(other)
     }
 
     fn row(&self) -> Vec<String> {
@@ -328,9 +381,9 @@ mod tests {
         }
     }
 
-    fn add(args: &[&str]) -> Result<CreateCaptureRequest, Failure> {
+    fn add(args: &[&str]) -> Result<(String, CaptureSpec), Failure> {
         match Cli::parse_from([&["rx", "add"], args].concat()).command {
-            Command::Add(add) => add_request(&add),
+            Command::Add(add) => wanted(&add),
             other => panic!("{other:?}"),
         }
     }
@@ -349,13 +402,12 @@ mod tests {
 
     #[test]
     fn the_default_name_is_made_of_ring_and_interfaces() {
-        let request = add(&["eth1,eth2", "cisco", "--vlan-push", "eth2=7"]).unwrap();
-        assert_eq!(request.name, "cisco-eth1-eth2");
+        let (name, spec) = add(&["eth1,eth2", "cisco", "--vlan-push", "eth2=7"]).unwrap();
+        assert_eq!(name, "cisco-eth1-eth2");
         assert_eq!(
-            request.spec.unwrap().interfaces,
+            spec.interfaces,
             [interface("eth1", None), interface("eth2", Some(7))]
         );
-        assert_eq!(add(&["eth1", "cisco", "--name", "x"]).unwrap().name, "x");
     }
 
     #[test]
@@ -387,6 +439,30 @@ mod tests {
         ];
         assert_eq!(request.spec.unwrap().interfaces, expected);
         assert_eq!(request.update_mask.unwrap().paths, ["interfaces"]);
+    }
+
+    #[test]
+    fn interfaces_come_and_go_and_keep_their_tags() {
+        let now = vec![interface("eth1", Some(1)), interface("eth2", Some(2))];
+        let args = [
+            "a",
+            "--interfaces-add",
+            "eth3",
+            "--interfaces-remove=eth1",
+            "--ring",
+            "b",
+        ];
+        let request = set_request(&set_args(&args), now.clone()).unwrap();
+        let spec = request.spec.unwrap();
+        let expected = [interface("eth2", Some(2)), interface("eth3", None)];
+        assert_eq!((&spec.interfaces[..], &*spec.ring), (&expected[..], "b"));
+        assert_eq!(request.update_mask.unwrap().paths, ["interfaces", "ring"]);
+        let args = ["a", "--interfaces", "eth4,eth2", "--vlan-push", "eth4=4"];
+        let request = set_request(&set_args(&args), now).unwrap();
+        let expected = [interface("eth4", Some(4)), interface("eth2", Some(2))];
+        assert_eq!(request.spec.unwrap().interfaces, expected);
+        let args = ["a", "--interfaces+=eth3", "--interfaces-=eth1"];
+        assert_eq!(set_args(&args).interfaces_add, ["eth3"]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use crate::connect::{Globals, JOIN_GROUP, block_on, is_there};
 use crate::exit::{Code, Failure};
+use crate::json;
 use crate::names;
 use crate::output::{Block, Report, print};
 use crate::resource::{self, Kind};
@@ -220,7 +221,7 @@ fn restart_hint(daemon: &str) -> String {
 
 impl Report for Status {
     fn json(&self) -> Value {
-        serde_json::to_value(self).unwrap_or(Value::Null)
+        json::value(self)
     }
 
     fn blocks(&self) -> Vec<Block> {

@@ -1,7 +1,9 @@
 //! `fluxctl tx`: transmits from rings to interfaces, through txd.
 
+use crate::add::{self, AddArgs};
 use crate::connect::{Globals, block_on};
 use crate::exit::Failure;
+use crate::lists::Change;
 use crate::output::{Block, by_reason, count};
 use crate::resource::{self, Kind};
 use crate::{complete, edits, names, scheduling};
@@ -24,16 +26,16 @@ pub(crate) enum Command {
     /// List all transmits
     #[command(visible_alias = "ls")]
     List,
-    /// Show one transmit: interfaces, rings, edits, counters
+    /// Show transmits, all unless some are named: interfaces, rings, edits, counters
     Show {
-        /// Name of the transmit
-        #[arg(add = ArgValueCandidates::new(complete::known::<Transmit>))]
-        name: String,
+        /// Names of the transmits
+        #[arg(value_name = "NAME", add = ArgValueCandidates::new(complete::known::<Transmit>))]
+        names: Vec<String>,
     },
     /// Change a running transmit; options not given stay as they are
     Set(Set),
     /// Stop transmits and forget them
-    #[command(visible_alias = "rm")]
+    #[command(visible_aliases = ["rm", "del"])]
     Delete {
         /// Names of the transmits
         #[arg(required = true, value_name = "NAME", add = ArgValueCandidates::new(complete::known::<Transmit>))]
@@ -52,13 +54,8 @@ pub(crate) struct Add {
     #[arg(value_name = "IFACE[,IFACE...]", add = ArgValueCompleter::new(complete::interface_list))]
     interfaces: String,
 
-    /// Name of the transmit [default: RING-IFACE]
-    #[arg(long)]
-    name: Option<String>,
-
-    /// Check only
-    #[arg(long, short = 'n')]
-    dry_run: bool,
+    #[command(flatten)]
+    add: AddArgs,
 
     #[command(flatten)]
     options: TransmitArgs,
@@ -75,8 +72,71 @@ pub(crate) struct Set {
     #[arg(long, short = 'n')]
     dry_run: bool,
 
+    /// Rings from now on; those that were read before go on where they are
+    #[arg(long, value_name = "RING[,RING...]", value_delimiter = ',', conflicts_with_all = ["rings_add", "rings_remove"])]
+    rings: Vec<String>,
+
+    /// Transmit these rings, too
+    #[arg(
+        long,
+        alias = "rings+",
+        value_name = "RING[,RING...]",
+        value_delimiter = ','
+    )]
+    rings_add: Vec<String>,
+
+    /// Transmit these rings no longer
+    #[arg(
+        long,
+        alias = "rings-",
+        value_name = "RING[,RING...]",
+        value_delimiter = ','
+    )]
+    rings_remove: Vec<String>,
+
+    /// Interfaces from now on
+    #[arg(long, value_name = "IFACE[,IFACE...]", value_delimiter = ',', conflicts_with_all = ["interfaces_add", "interfaces_remove"])]
+    interfaces: Vec<String>,
+
+    /// Send to these interfaces, too
+    #[arg(
+        long,
+        alias = "interfaces+",
+        value_name = "IFACE[,IFACE...]",
+        value_delimiter = ','
+    )]
+    interfaces_add: Vec<String>,
+
+    /// Send to these interfaces no longer
+    #[arg(
+        long,
+        alias = "interfaces-",
+        value_name = "IFACE[,IFACE...]",
+        value_delimiter = ','
+    )]
+    interfaces_remove: Vec<String>,
+
     #[command(flatten)]
     options: TransmitArgs,
+}
+
+impl Set {
+    /// How rings and interfaces change.
+    fn lists(&self) -> [Change<'_, String>; 2] {
+        let rings = Change {
+            option: "--rings",
+            whole: &self.rings,
+            add: &self.rings_add,
+            remove: &self.rings_remove,
+        };
+        let interfaces = Change {
+            option: "--interfaces",
+            whole: &self.interfaces,
+            add: &self.interfaces_add,
+            remove: &self.interfaces_remove,
+        };
+        [rings, interfaces]
+    }
 }
 
 /// Runs the command. What is wrong with the command line is said before txd is asked.
@@ -84,41 +144,48 @@ pub(crate) fn run(globals: &Globals, command: &Command) -> Result<(), Failure> {
     block_on(async {
         match command {
             Command::Add(args) => {
-                let request = add_request(args)?;
-                resource::add::<Transmit>(globals, &request.name.clone(), request).await
+                let (name, spec) = wanted(args)?;
+                add::add::<Transmit>(globals, &args.add, &name, spec).await
             }
             Command::List => resource::list::<Transmit>(globals).await,
-            Command::Show { name } => resource::show::<Transmit>(globals, name).await,
-            Command::Set(args) => {
-                let request = set_request(args)?;
-                resource::set::<Transmit>(globals, &args.name, request).await
-            }
+            Command::Show { names } => resource::show::<Transmit>(globals, names).await,
+            Command::Set(args) => set(globals, args).await,
             Command::Delete { names } => resource::delete::<Transmit>(globals, names).await,
         }
     })
 }
 
-fn add_request(args: &Add) -> Result<CreateTransmitRequest, Failure> {
+/// What is to be added, and the name that it gets when none is given.
+fn wanted(args: &Add) -> Result<(String, TransmitSpec), Failure> {
     let work: TransmitWork = format!("{}:{}", args.rings, args.interfaces).parse()?;
     let spec = args.options.to_specs(std::slice::from_ref(&work))?.pop();
-    let name = args.name.clone().unwrap_or_else(|| work.default_name());
-    Ok(CreateTransmitRequest {
-        name,
-        spec,
-        validate_only: args.dry_run,
-    })
+    Ok((work.default_name(), spec.unwrap_or_default()))
 }
 
-fn set_request(args: &Set) -> Result<UpdateTransmitRequest, Failure> {
-    let fields = args.options.changed_fields();
-    let nowhere = TransmitWork {
-        rings: Vec::new(),
-        interfaces: Vec::new(),
-    };
-    let spec = args.options.to_specs(&[nowhere])?.pop();
+async fn set(globals: &Globals, args: &Set) -> Result<(), Failure> {
+    let mut current = TransmitSpec::default();
+    if args.lists().iter().any(Change::is_given) {
+        let transmit: Transmit = resource::get(globals, &args.name).await?;
+        current = transmit.spec.unwrap_or_default();
+    }
+    let request = set_request(args, &current)?;
+    resource::set::<Transmit>(globals, &args.name, request).await
+}
+
+/// The update for `args`; `current` is what the transmit does now, of which the lists are needed that change.
+fn set_request(args: &Set, current: &TransmitSpec) -> Result<UpdateTransmitRequest, Failure> {
+    let [rings, interfaces] = args.lists();
+    let mut fields = args.options.changed_fields();
+    fields.extend(rings.is_given().then_some("rings"));
+    fields.extend(interfaces.is_given().then_some("interfaces"));
     if fields.is_empty() {
         return Err(resource::nothing_to_change::<Transmit>(&args.name));
     }
+    let work = TransmitWork {
+        rings: rings.names(&current.rings)?,
+        interfaces: interfaces.names(&current.interfaces)?,
+    };
+    let spec = args.options.to_specs(&[work])?.pop();
     Ok(UpdateTransmitRequest {
         name: args.name.clone(),
         spec,
@@ -145,9 +212,13 @@ impl Kind for Transmit {
     ];
 
     resource::calls! {
-        TransmitServiceClient, transmit, transmits,
+        TransmitServiceClient, transmit, transmits, TransmitSpec,
         create_transmit(CreateTransmitRequest), update_transmit(UpdateTransmitRequest),
         list_transmits(ListTransmitsRequest), get_transmit(GetTransmitRequest), delete_transmit(DeleteTransmitRequest),
+    }
+
+    fn same_work(one: &TransmitSpec, other: &TransmitSpec) -> bool {
+        (&one.rings, &one.interfaces) == (&other.rings, &other.interfaces)
     }
 
     fn row(&self) -> Vec<String> {
@@ -316,17 +387,15 @@ mod tests {
         let Command::Add(args) = parse(&["add", "a", "eth3,eth4", "--cpu", "0,2-3"]) else {
             panic!()
         };
-        let request = add_request(&args).unwrap();
-        assert_eq!(request.name, "a-eth3-eth4");
-        let spec = request.spec.unwrap();
+        let (name, spec) = wanted(&args).unwrap();
+        assert_eq!(name, "a-eth3-eth4");
         assert_eq!(spec.interfaces, ["eth3", "eth4"]);
         assert_eq!(spec.scheduling.unwrap().cpus, [0, 2, 3]);
         let Command::Add(args) = parse(&["add", "shm:a,b", "eth3", "--from", "oldest"]) else {
             panic!()
         };
-        let request = add_request(&args).unwrap();
-        assert_eq!(request.name, "shm-a-b-eth3");
-        let spec = request.spec.unwrap();
+        let (name, spec) = wanted(&args).unwrap();
+        assert_eq!(name, "shm-a-b-eth3");
         assert_eq!(
             (spec.rings, spec.interfaces),
             (vec!["shm:a".into(), "b".into()], vec!["eth3".into()])
@@ -345,7 +414,8 @@ mod tests {
         else {
             panic!()
         };
-        let paths = set_request(&args).unwrap().update_mask.unwrap().paths;
+        let update = set_request(&args, &TransmitSpec::default()).unwrap();
+        let paths = update.update_mask.unwrap().paths;
         assert_eq!(
             paths,
             ["qdisc_bypass", "edits.vlan_push", "edits.vlan_replace"]
@@ -358,9 +428,36 @@ mod tests {
             panic!()
         };
         assert_eq!(
-            set_request(&args).map_err(|failure| failure.code),
+            set_request(&args, &TransmitSpec::default()).map_err(|failure| failure.code),
             Err(Code::Usage)
         );
+    }
+
+    #[test]
+    fn rings_and_interfaces_come_and_go() {
+        let current = TransmitSpec {
+            rings: vec!["a".into(), "shm:b".into()],
+            interfaces: vec!["eth3".into()],
+            ..Default::default()
+        };
+        let args = [
+            "set",
+            "x",
+            "--rings-add",
+            "c",
+            "--rings-remove",
+            "a",
+            "--interfaces",
+            "eth4,eth3",
+        ];
+        let Command::Set(args) = parse(&args) else {
+            panic!()
+        };
+        let update = set_request(&args, &current).unwrap();
+        let spec = update.spec.unwrap();
+        assert_eq!(spec.rings, ["shm:b", "c"]);
+        assert_eq!(spec.interfaces, ["eth4", "eth3"]);
+        assert_eq!(update.update_mask.unwrap().paths, ["rings", "interfaces"]);
     }
 
     #[test]

@@ -311,6 +311,9 @@ fn a_mistake_of_usage_is_told_as_json_however_that_was_asked_for() {
         &["-o=json"],
         &["--output", "json"],
         &["--output=json"],
+        &["-ojsonl"],
+        &["-j"],
+        &["--json"],
     ] {
         let ran = lab.run(&[output, &["rx", "lst"]].concat());
         assert_eq!(ran.status.code(), Some(2), "{output:?}");

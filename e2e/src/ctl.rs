@@ -25,15 +25,31 @@ pub struct Output {
 }
 
 impl Output {
-    /// Standard output as JSON.
+    /// Standard output as JSON, with counts as numbers: see [`counts`].
     ///
     /// # Panics
     /// When it is not one JSON value.
     #[must_use]
     #[track_caller]
     pub fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout)
-            .unwrap_or_else(|error| panic!("not JSON ({error}): {}\n{}", self.stdout, self.stderr))
+        let mut value = serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|error| panic!("not JSON ({error}): {}\n{}", self.stdout, self.stderr));
+        counts(&mut value);
+        value
+    }
+}
+
+/// Makes numbers of the strings in which protobuf's JSON has integers of 64 bits.
+pub(crate) fn counts(value: &mut Value) {
+    match value {
+        Value::String(text) if text.bytes().all(|b| b.is_ascii_digit()) => {
+            if let Ok(number) = text.parse::<u64>() {
+                *value = number.into();
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(counts),
+        Value::Object(members) => members.values_mut().for_each(counts),
+        _ => {}
     }
 }
 
@@ -55,6 +71,8 @@ impl Fluxctl {
             .args(args)
             .envs(self.environment.clone())
             .env("NO_COLOR", "1")
+            // Tests add what is not there yet, and wait by themselves for what they want to see.
+            .env("FLUXCTL_WAIT", "0")
             .stdin(Stdio::null());
         command
     }

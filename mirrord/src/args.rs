@@ -69,7 +69,9 @@ impl Args {
             let spec = self.options.to_spec(&work.interface, target, &old)?;
             Ok((default_mirror_name(&spec), spec))
         });
-        each_with_its_name(specs.collect::<Result<_, UsageError>>()?)
+        Ok(each_with_its_name(
+            specs.collect::<Result<_, UsageError>>()?,
+        ))
     }
 }
 
@@ -106,10 +108,16 @@ mod tests {
     fn options_that_make_no_sense_are_refused() {
         assert!(specs(&["--mirror", "eth0:ring:web", "--ttl", "5"]).is_err());
         assert!(specs(&["--snaplen", "96"]).is_err());
+        assert_eq!(specs(&[]), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn a_second_mirror_to_a_collector_gets_a_name_of_its_own() {
         let same = ["eth0:gue:192.0.2.9", "eth0:gue:192.0.2.9:7080"];
         let same = same.map(|work| ["--mirror", work]).concat();
-        assert!(specs(&same).is_err_and(|error| error.to_string().contains("eth0-gue-192-0-2-9")));
-        assert_eq!(specs(&[]), Ok(Vec::new()));
+        let specs = specs(&same).unwrap();
+        let names: Vec<&str> = specs.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["eth0-gue-192-0-2-9", "eth0-gue-192-0-2-9-2"]);
     }
 
     #[test]

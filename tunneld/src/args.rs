@@ -58,7 +58,7 @@ impl Args {
             .map(SendWork::default_name)
             .chain(receives.map(|(work, receive)| work.default_name(first_ring(receive))))
             .collect();
-        each_with_its_name(names.into_iter().zip(specs).collect())
+        Ok(each_with_its_name(names.into_iter().zip(specs).collect()))
     }
 }
 

@@ -42,7 +42,8 @@ impl Args {
             self.transmit.iter().map(|text| text.parse()).collect();
         let specs = works.and_then(|works| {
             let names = works.iter().map(TransmitWork::default_name);
-            each_with_its_name(names.zip(self.options.to_specs(&works)?).collect())
+            let specs = self.options.to_specs(&works)?;
+            Ok(each_with_its_name(names.zip(specs).collect()))
         });
         specs.unwrap_or_else(|error| {
             Args::command()

@@ -218,7 +218,7 @@ impl<'w> Transmit<'w> {
             .set_details(Details { interfaces, rings });
     }
 
-    /// A changed spec: what can be taken over on the fly is; other rings or another interface begin anew.
+    /// A changed spec is taken over on the fly: rings and interfaces that stay go on, others begin anew.
     fn take_spec(&mut self) -> Result<(), String> {
         let (generation, spec) = self.worker.current();
         self.generation = generation;
@@ -237,10 +237,10 @@ impl<'w> Transmit<'w> {
                 spec.start,
             );
         }
-        let way =
-            |spec: &TransmitSpec| (spec.interfaces.clone(), spec.io.clone(), spec.qdisc_bypass);
-        if way(&spec) != way(&self.spec) {
+        if (&spec.io, spec.qdisc_bypass) != (&self.spec.io, self.spec.qdisc_bypass) {
             self.outputs = outputs(&spec)?;
+        } else if spec.interfaces != self.spec.interfaces {
+            self.outputs.set_interfaces(&spec.interfaces);
         }
         self.spec = TransmitSpec::clone(&spec);
         self.show();

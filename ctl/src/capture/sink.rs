@@ -3,6 +3,7 @@
 use super::pcapng::{Packet, Writer};
 use super::summary::Summary;
 use crate::exit::{Code, Failure};
+use crate::json;
 use crate::output::{Format, note, printable};
 use fluxcap_ring::{Consumer, Frame, RingName};
 use fluxcap_service::realtime_ns;
@@ -27,7 +28,35 @@ pub(super) struct Sink {
 enum Form {
     Pcapng(Writer<BufWriter<Box<dyn Write>>>),
     Text(BufWriter<Box<dyn Write>>),
-    Json(BufWriter<Box<dyn Write>>),
+    Json(Objects),
+}
+
+/// Frames as the elements of one array, or one on each line.
+struct Objects {
+    output: BufWriter<Box<dyn Write>>,
+    lines: bool,
+    begun: bool,
+}
+
+impl Objects {
+    fn write(&mut self, frame: &Summary) -> io::Result<()> {
+        let before = match (self.lines, std::mem::replace(&mut self.begun, true)) {
+            (true, _) => "",
+            (false, false) => "[\n",
+            (false, true) => ",\n",
+        };
+        let after = if self.lines { "\n" } else { "" };
+        write!(self.output, "{before}{}{after}", json::value(frame))
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        match (self.lines, self.begun) {
+            (true, _) => {}
+            (false, true) => self.output.write_all(b"\n]\n")?,
+            (false, false) => self.output.write_all(b"[]\n")?,
+        }
+        self.output.flush()
+    }
 }
 
 #[derive(Clone)]
@@ -59,7 +88,11 @@ impl Sink {
         let form = match (path, format) {
             (Some(_), _) => Form::Pcapng(Writer::new(output, filter, realtime_ns()).map_err(fail)?),
             (None, Format::Table) => Form::Text(output),
-            (None, Format::Json) => Form::Json(output),
+            (None, Format::Json | Format::Jsonl) => Form::Json(Objects {
+                output,
+                lines: format == Format::Jsonl,
+                begun: false,
+            }),
         };
         Ok(Sink {
             form,
@@ -176,9 +209,7 @@ impl Sink {
             }
             Form::Json(output) => {
                 tell_lapped(lapped);
-                let line = serde_json::to_string(&summary(frame, data, source.name, outgoing))
-                    .unwrap_or_default();
-                writeln!(output, "{line}")
+                output.write(&summary(frame, data, source.name, outgoing))
             }
         };
         written.map_err(|error| self.failure(&error))
@@ -188,7 +219,8 @@ impl Sink {
     pub(super) fn flush(&mut self) -> Result<(), Failure> {
         let flushed = match &mut self.form {
             Form::Pcapng(writer) => writer.flush(),
-            Form::Text(output) | Form::Json(output) => output.flush(),
+            Form::Text(output) => output.flush(),
+            Form::Json(objects) => objects.output.flush(),
         };
         flushed.map_err(|error| self.failure(&error))?;
         if self.to_stdout && closed(&io::stdout()) {
@@ -201,7 +233,8 @@ impl Sink {
     pub(super) fn finish(&mut self, ring: &RingName) -> Result<(), Failure> {
         let done = match &mut self.form {
             Form::Pcapng(writer) => writer.finish(ring.as_str(), realtime_ns()),
-            Form::Text(output) | Form::Json(output) => output.flush(),
+            Form::Text(output) => output.flush(),
+            Form::Json(objects) => objects.finish(),
         };
         done.map_err(|error| self.failure(&error))
     }
@@ -227,7 +260,8 @@ fn summary(frame: &Frame<'_>, data: &[u8], source: String, outgoing: bool) -> Su
         direction: if outgoing { "out" } else { "in" },
         id: frame.meta.id,
         wire_len: frame.meta.wire_len,
-        len: data.len(),
+        // A frame is shorter than 1 MiB.
+        len: u32::try_from(data.len()).unwrap_or(u32::MAX),
         ..Summary::default()
     };
     Summary::of(data, line)

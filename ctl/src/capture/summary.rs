@@ -19,7 +19,7 @@ pub(super) struct Summary {
     pub(super) id: u32,
     /// Length on the wire, and how much of it is there.
     pub(super) wire_len: u32,
-    pub(super) len: usize,
+    pub(super) len: u32,
     #[serde(flatten)]
     pub(super) headers: Headers,
 }
@@ -69,7 +69,7 @@ impl Summary {
             text.push_str(&format!(", {}", ethertype_name(ethertype)));
         }
         text.push_str(&format!(", length {}", self.wire_len));
-        if self.len < self.wire_len as usize {
+        if self.len < self.wire_len {
             text.push_str(&format!(" ({} captured)", self.len));
         }
         if let (Some(source), Some(destination)) = (&headers.ip_source, &headers.ip_destination) {
@@ -231,7 +231,7 @@ mod tests {
             source: "eth1".into(),
             direction: "in",
             wire_len,
-            len: frame.len(),
+            len: u32::try_from(frame.len()).unwrap(),
             ..Summary::default()
         };
         Summary::of(frame, line).text()

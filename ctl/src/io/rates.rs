@@ -2,6 +2,7 @@
 
 use crate::output::{Block, count, rate, reasons};
 use fluxcap_ring::{Outcome, ReaderStats, RingStats, SourceStats};
+use fluxcap_service::realtime_ns;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,7 +10,9 @@ use std::time::Duration;
 /// What happens on a ring. Rates are per second; totals are since the ring's epoch began.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct RingRates {
-    pub(crate) ring: String,
+    pub(crate) name: String,
+    /// When it was looked at: CLOCK_REALTIME, nanoseconds since 1970.
+    pub(crate) time_ns: u64,
     pub(crate) epoch: u64,
     pub(crate) size_bytes: u64,
     pub(crate) mode: &'static str,
@@ -71,7 +74,8 @@ pub(crate) fn rates(before: &RingStats, after: &RingStats, interval: Duration) -
             .sum::<u64>()
     };
     RingRates {
-        ring: after.info.name.to_string(),
+        name: after.info.name.to_string(),
+        time_ns: realtime_ns(),
         epoch: after.info.epoch,
         size_bytes: after.info.capacity,
         mode: match after.info.mode {
@@ -220,7 +224,7 @@ pub(crate) fn blocks(rings: &[RingRates]) -> Vec<Block> {
 
 fn ring_row(ring: &RingRates) -> Vec<String> {
     vec![
-        ring.ring.clone(),
+        ring.name.clone(),
         rate(ring.frames_per_second, "pps"),
         rate(ring.bits_per_second, "bit/s"),
         bar(rate_level(ring.bits_per_second)),
@@ -244,7 +248,7 @@ fn reader_row(ring: &RingRates, reader: &ReaderRates) -> Vec<String> {
         .filter(|(outcome, _)| !good.contains(outcome));
     vec![
         reader.name.clone(),
-        ring.ring.clone(),
+        ring.name.clone(),
         rate(reader.frames_per_second, "pps"),
         rate(reader.bits_per_second, "bit/s"),
         count(reader.lag_frames),

@@ -22,7 +22,7 @@ use crate::bench::results::{Case, Sample, figure};
 use crate::bench::run::{guarded, line};
 use crate::bench::sink::Peer;
 use crate::bench::source::Sent;
-use crate::ctl::Fluxctl;
+use crate::ctl::{Fluxctl, counts};
 use crate::daemon::{Daemon, Dirs};
 use crate::ring::{RingWriter, published};
 
@@ -387,6 +387,7 @@ impl<'c> Removed<'c> {
             .fluxctl
             .try_run(&[self.noun, "show", self.name, "-o", "json"]);
         let mut shown: serde_json::Value = serde_json::from_str(&shown.stdout).unwrap_or_default();
+        counts(&mut shown);
         shown["status"].take()
     }
 }

@@ -89,6 +89,44 @@ impl Outputs {
         self.find();
     }
 
+    /// Has frames go to these interfaces from now on, the first [`MAX_OUTPUTS`] of them. Those that stay keep their way and their counters.
+    /// The list need not be in this order: an interface that stays keeps its place if it can.
+    pub fn set_interfaces(&mut self, names: &[String]) {
+        let names = &names[..names.len().min(MAX_OUTPUTS)];
+        // An interface that has to move is opened anew, and must not be overtaken by what is still in its queue.
+        self.settle_down();
+        let mut place = 0;
+        while let Some(output) = self.list.get(place) {
+            if names.contains(&output.name) {
+                place += 1;
+                continue;
+            }
+            let known = |name: &&String| self.list.iter().any(|output| output.name == **name);
+            if let Some(name) = names.iter().find(|name| !known(name)) {
+                self.backends.release(place);
+                self.list[place] = Output::new(name);
+                self.memories[place] = Memory::default();
+                place += 1;
+            } else {
+                // The last one moves here, and is asked again how it is served best.
+                self.backends.release(self.list.len() - 1);
+                self.backends.release(place);
+                self.list.swap_remove(place);
+                self.memories.swap_remove(place);
+                if let Some(moved) = self.list.get_mut(place) {
+                    (moved.io, moved.chosen_for) = (None, None);
+                }
+            }
+        }
+        for name in names {
+            if !self.list.iter().any(|output| output.name == *name) {
+                self.list.push(Output::new(name));
+                self.memories.push(Memory::default());
+            }
+        }
+        self.find();
+    }
+
     /// Waits, not for long, until what was sent has left all queues, as far as can be told: what is sent in another way from then on
     /// must not overtake it.
     pub fn settle_down(&mut self) {
@@ -212,5 +250,48 @@ impl Outputs {
             memory,
             &mut self.backends,
         );
+    }
+}
+
+#[cfg(test)]
+#[expect(
+    clippy::unwrap_used,
+    reason = "a test that panics has failed, as it should"
+)]
+mod tests {
+    use super::*;
+
+    fn names(text: &str) -> Vec<String> {
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn interfaces_that_stay_keep_their_counters() {
+        // None of them exists, which is no matter here.
+        let mut outputs = Outputs::new(&names("x/a x/b x/c"), TransmitIo::Sendmmsg, false).unwrap();
+        for (at, output) in outputs.list().iter().enumerate() {
+            output.live.sent_bytes.add(at as u64 + 1);
+        }
+        for (wanted, bytes) in [
+            (
+                "x/a x/b x/c x/d",
+                [("x/a", 1), ("x/b", 2), ("x/c", 3), ("x/d", 0)].as_slice(),
+            ),
+            ("x/c x/b", &[("x/c", 3), ("x/b", 2)]),
+            ("x/b x/e", &[("x/b", 2), ("x/e", 0)]),
+            ("x/f", &[("x/f", 0)]),
+        ] {
+            outputs.set_interfaces(&names(wanted));
+            let mut found: Vec<(&str, u64)> = outputs
+                .list()
+                .iter()
+                .map(|output| (output.name(), output.live.sent_bytes.get()))
+                .collect();
+            let mut expected = bytes.to_vec();
+            found.sort_unstable();
+            expected.sort_unstable();
+            assert_eq!(found, expected, "{wanted}");
+            assert_eq!(outputs.memories.len(), outputs.list.len());
+        }
     }
 }

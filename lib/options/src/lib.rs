@@ -59,11 +59,11 @@ pub use start::parse_start;
 pub use tag::{TagArg, VlanPushArg};
 pub use transmit::{MAX_MERGE_WINDOW_US, OversizeArg, TransmitArgs};
 pub use tunnel::{
-    DecapArgs, EncapArgs, IdArg, IdArgs, MapArg, Network, ReceiveWork, SendWork, TunnelArgs,
-    TunnelKindArg, TunnelReceiveArgs, TunnelSendArgs, TunnelSetArgs, decap_spec, encap_spec,
-    parse_mac, remote_address, tunnel_kind_word, validate_tunnel,
+    DecapArgs, EncapArgs, IdArg, IdArgs, MapArg, MapIdArg, Network, ReceiveWork, SendWork,
+    TunnelArgs, TunnelKindArg, TunnelReceiveArgs, TunnelSendArgs, TunnelSetArgs, bare_address,
+    decap_spec, encap_spec, parse_mac, remote_address, tunnel_kind_word, validate_tunnel,
 };
-pub use work::{CaptureWork, TransmitWork, default_name, each_with_its_name};
+pub use work::{CaptureWork, TransmitWork, default_name, each_with_its_name, numbered};
 
 /// Why options or their values cannot be used. The text is for the person who typed them and says what would do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -235,9 +235,10 @@ mod tests {
     }
 
     #[test]
-    fn a_merge_window_needs_a_unit_and_an_end() {
+    fn a_merge_window_has_an_end() {
         assert!(parse(&["--merge-window", "10s"]).is_ok());
-        for text in ["2", "0ms", "1500ns", "10001ms", "2h"] {
+        assert!(parse(&["--merge-window", "0.002"]).is_ok());
+        for text in ["11", "0ms", "1500ns", "10001ms", "2h"] {
             assert!(
                 parse(&["--merge-window", text]).is_err_and(|error| error.contains("2ms")),
                 "{text}"

@@ -19,8 +19,8 @@ pub use args::{
     DecapArgs, EncapArgs, TunnelArgs, TunnelReceiveArgs, TunnelSendArgs, TunnelSetArgs,
 };
 pub use compile::{decap_spec, encap_spec, validate_tunnel};
-pub use id::{IdArg, IdArgs, MapArg};
-pub use work::{ReceiveWork, SendWork};
+pub use id::{IdArg, IdArgs, MapArg, MapIdArg};
+pub use work::{ReceiveWork, SendWork, bare_address};
 
 use clap::ValueEnum;
 use fluxcap_proto::v1::TunnelKind;

@@ -3,6 +3,9 @@
 use crate::UsageError;
 use std::str::FromStr;
 
+/// Longest name of a resource that is made of others.
+const LONGEST_NAME: usize = 63;
+
 /// What `rxd --capture IFACE[,IFACE...]:RING` says.
 ///
 /// The first colon parts interfaces from ring: an interface's name has none, a ring's may (`eth1:shm:cisco`).
@@ -85,23 +88,31 @@ impl FromStr for TransmitWork {
     }
 }
 
-/// What a daemon's command line asks for, by name.
-///
-/// # Errors
-/// Two of the same name that differ: the second would silently take the place of the first.
-pub fn each_with_its_name<S: PartialEq>(
-    works: Vec<(String, S)>,
-) -> Result<Vec<(String, S)>, UsageError> {
-    for (index, (name, spec)) in works.iter().enumerate() {
-        let before = &works[..index];
-        if before.iter().any(|it| it.0 == *name && it.1 != *spec) {
-            return Err(UsageError::Work {
-                text: name.clone(),
-                problem: "two would get this name and differ; leave one to fluxctl, which takes --name",
-            });
+/// What a daemon's command line asks for, by name: of several with one name that differ, all but the first get a number. What is
+/// there twice is once in the result.
+pub fn each_with_its_name<S: PartialEq>(works: Vec<(String, S)>) -> Vec<(String, S)> {
+    let mut named: Vec<(String, S)> = Vec::new();
+    for (base, spec) in works {
+        let mut names = (1..).map(|number| numbered(&base, number));
+        let free = names.find(|name| named.iter().all(|it| it.0 != *name || it.1 == spec));
+        let name = free.unwrap_or(base);
+        if named.iter().all(|it| it.0 != name) {
+            named.push((name, spec));
         }
     }
-    Ok(works)
+    named
+}
+
+/// The first, second, third... of the names NAME, NAME-2, NAME-3, none longer than a name may be.
+#[must_use]
+pub fn numbered(name: &str, number: u32) -> String {
+    if number < 2 {
+        return name.to_owned();
+    }
+    let suffix = format!("-{number}");
+    let room = LONGEST_NAME.saturating_sub(suffix.len());
+    let kept: String = name.chars().take(room).collect();
+    kept + &suffix
 }
 
 /// The parts of a comma separated list; `None` when one is empty.
@@ -124,7 +135,7 @@ pub fn default_name<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
     });
     clean
         .skip_while(|c| matches!(c, '-' | '_'))
-        .take(63)
+        .take(LONGEST_NAME)
         .collect()
 }
 
@@ -168,6 +179,33 @@ mod tests {
                 "{text}"
             );
         }
+    }
+
+    #[test]
+    fn names_that_clash_get_a_number() {
+        let works =
+            |specs: &[(&str, u32)]| specs.iter().map(|(n, s)| ((*n).to_owned(), *s)).collect();
+        let named = |specs: &[(&str, u32)]| -> Vec<String> {
+            each_with_its_name(works(specs))
+                .into_iter()
+                .map(|it| it.0)
+                .collect()
+        };
+        assert_eq!(
+            named(&[("r-eth1-5", 1), ("r-eth1-5", 2), ("a", 3)]),
+            ["r-eth1-5", "r-eth1-5-2", "a"]
+        );
+        assert_eq!(
+            named(&[("a", 1), ("a", 1), ("a", 2), ("a", 2)]),
+            ["a", "a-2"]
+        );
+        assert_eq!(
+            named(&[("a-2", 1), ("a", 2), ("a", 3)]),
+            ["a-2", "a", "a-3"]
+        );
+        let long = "x".repeat(63);
+        assert_eq!(numbered(&long, 12).len(), 63);
+        assert!(numbered(&long, 12).ends_with("x-12"));
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub enum Error {
     },
     /// Text that is no duration.
     #[error(
-        "\"{text}\" is not a duration: write a number and a unit, for instance 500us, 10ms, 2s or 1m"
+        "\"{text}\" is not a duration: write a number and a unit, for instance 500us, 10ms, 2s or 1m, or seconds without one"
     )]
     Duration {
         /// What was given.

@@ -63,9 +63,18 @@ pub fn format_size(bytes: u64) -> String {
     }
 }
 
-/// A duration from text such as `500us`, `10ms`, `2s`, `1m 30s`.
+/// A duration from text such as `500us`, `10ms`, `2s`, `1m 30s`; a plain number, as `2` or `0.5`, is one of seconds.
 pub fn parse_duration(text: &str) -> Result<Duration, Error> {
-    humantime::parse_duration(text.trim()).map_err(|_| Error::Duration {
+    let trimmed = text.trim();
+    let plain = !trimmed.is_empty() && trimmed.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    let parsed = match plain {
+        true => trimmed
+            .parse()
+            .ok()
+            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
+        false => humantime::parse_duration(trimmed).ok(),
+    };
+    parsed.ok_or_else(|| Error::Duration {
         text: text.to_owned(),
     })
 }
@@ -152,7 +161,24 @@ mod tests {
             parse_duration("1m 30s").expect("duration"),
             Duration::from_secs(90)
         );
-        assert!(parse_duration("5").is_err());
-        assert!(parse_duration("fast").is_err());
+        assert_eq!(
+            parse_duration("5").expect("seconds"),
+            Duration::from_secs(5)
+        );
+        assert_eq!(
+            parse_duration(" 0.25 ").expect("seconds"),
+            Duration::from_millis(250)
+        );
+        for text in [
+            "fast",
+            "",
+            ".",
+            "1.2.3",
+            "-1",
+            "1e3",
+            "99999999999999999999999999",
+        ] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
     }
 }

@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use serde_json::Value;
 
 use crate::bench::bed::Bed;
-use crate::ctl::{Fluxctl, Output};
+use crate::ctl::{Fluxctl, Output, counts};
 use crate::daemon::{Daemon, Dirs};
 
 /// Size of the ring.
@@ -193,8 +193,11 @@ impl Fluxcap {
         let list = output
             .ok()
             .and_then(|output| serde_json::from_str(&output.stdout).ok());
-        let list: Vec<Value> = list.unwrap_or_default();
-        list.into_iter()
+        let mut list: Value = list.unwrap_or_default();
+        counts(&mut list);
+        let list = list.as_array_mut().map(std::mem::take);
+        list.unwrap_or_default()
+            .into_iter()
             .map(|mut item| item["status"].take())
             .collect()
     }

@@ -43,6 +43,7 @@ impl MirrorArgs {
         place(&mut spec, &targets, &mut given)?;
         self.apply(&mut spec, &mut given)?;
         spec.rules.extend(classic.rule()?);
+        classic.lead(&mut spec);
         Ok(spec)
     }
 

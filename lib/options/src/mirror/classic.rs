@@ -7,7 +7,7 @@ use super::rule::{networks, ports, protocols};
 use super::target::{OverlayArg, TargetArg};
 use crate::UsageError;
 use clap::Args;
-use fluxcap_proto::v1::{MirrorOverlay, MirrorRule, RuleAction, TunnelKind};
+use fluxcap_proto::v1::{MirrorOverlay, MirrorRule, MirrorSpec, RuleAction, TunnelKind};
 
 /// Old names, for `fluxctl mirror add`.
 #[derive(Debug, Clone, Default, PartialEq, Args)]
@@ -51,7 +51,7 @@ pub struct ClassicArgs {
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u32).range(0..=65535))]
     pub tunnel_remote_port: Option<u32>,
 
-    /// --device; without --tunnel-remote-address --to dev:NAME
+    /// Not needed for a collector; without --tunnel-remote-address --to dev:NAME
     #[arg(long, value_name = "NAME")]
     pub tunnel_interface_name: Option<String>,
 
@@ -59,9 +59,21 @@ pub struct ClassicArgs {
     #[arg(long, value_name = "IFACE")]
     pub redirect_to: Option<String>,
 
-    /// Router on the way to the collector, for a route on --redirect-to; needs --tunnel-interface-name
+    /// Router on the way to the collector; the kernel's routes are followed, and with --device a route by --redirect-to is made
     #[arg(long, value_name = "ADDR")]
     pub gtw_address: Option<String>,
+
+    /// gue, which is what --tunnel-remote-address is for
+    #[arg(long, value_name = "gue")]
+    pub tunnel_type: Option<String>,
+
+    /// Place of tc-root's map; not needed here
+    #[arg(long, value_name = "PATH")]
+    pub map_name: Option<String>,
+
+    /// Version of the old tool; not needed here
+    #[arg(long, value_name = "VERSION", num_args = 0..=1)]
+    pub version: Option<Option<String>>,
 }
 
 impl ClassicArgs {
@@ -96,29 +108,16 @@ impl ClassicArgs {
     /// The target that the options name; none when they name none.
     ///
     /// # Errors
-    /// Options that need others.
+    /// Another kind of tunnel than the old tool has.
     pub fn target(&self) -> Result<Option<TargetArg>, UsageError> {
-        let needs = |given: bool, option: &str, problem: &str| match given {
-            true => Err(UsageError::Unsuited {
-                option: option.to_owned(),
-                what: "a mirror without a collector".to_owned(),
-                problem: problem.to_owned(),
-            }),
-            false => Ok(()),
-        };
+        if let Some(kind) = self.tunnel_type.as_ref().filter(|kind| *kind != "gue") {
+            return Err(UsageError::Value {
+                option: "--tunnel-type",
+                text: kind.clone(),
+                problem: "the old name is for gue; for another kind use --to, for instance --to vxlan:192.0.2.9,vni=9001".to_owned(),
+            });
+        }
         let Some(remote) = &self.tunnel_remote_address else {
-            let problem = "name the collector by --tunnel-remote-address";
-            needs(
-                self.tunnel_local_port.is_some(),
-                "--tunnel-local-port",
-                problem,
-            )?;
-            needs(
-                self.tunnel_remote_port.is_some(),
-                "--tunnel-remote-port",
-                problem,
-            )?;
-            needs(self.gtw_address.is_some(), "--gtw-address", problem)?;
             // A tunnel device that is there is an interface like another.
             let device = self
                 .tunnel_interface_name
@@ -126,34 +125,65 @@ impl ClassicArgs {
                 .or(self.redirect_to.as_ref());
             return Ok(device.map(|device| TargetArg::Devices(vec![device.clone()])));
         };
-        let tunnel = self.tunnel_interface_name.clone();
-        if self.gtw_address.is_some() && (tunnel.is_none() || self.redirect_to.is_none()) {
-            return Err(UsageError::Unsuited {
-                option: "--gtw-address".to_owned(),
-                what: "a mirror that follows the kernel's routes".to_owned(),
-                problem: "leave it out, or name the tunnel device that gets a route by --tunnel-interface-name, and the interface of that route by --redirect-to".to_owned(),
-            });
-        }
-        let mut overlay = MirrorOverlay {
+        let overlay = MirrorOverlay {
             kind: TunnelKind::Gue.into(),
             remote: remote.clone(),
             port: self.tunnel_remote_port.unwrap_or(0),
             source_port: self.tunnel_local_port.unwrap_or(0),
-            tunnel_device: tunnel.unwrap_or_default(),
+            device: self.redirect_to.clone().unwrap_or_default(),
             ..Default::default()
         };
-        let way = self.redirect_to.clone().unwrap_or_default();
-        match &self.gtw_address {
-            Some(gateway) => {
-                overlay.gateway.clone_from(gateway);
-                overlay.gateway_device = way;
-            }
-            None => overlay.device = way,
-        }
         Ok(Some(TargetArg::Overlay(OverlayArg {
             overlay,
             ..Default::default()
         })))
+    }
+
+    /// Puts the router into the target of a mirror for which a tunnel device is made: such a device gets a route of its own.
+    pub(super) fn lead(&self, spec: &mut MirrorSpec) {
+        if let (Some(gateway), Some(way), Some(overlay)) =
+            (&self.gtw_address, &self.redirect_to, &mut spec.overlay)
+            && !overlay.tunnel_device.is_empty()
+        {
+            overlay.gateway.clone_from(gateway);
+            overlay.gateway_device.clone_from(way);
+            overlay.device.clear();
+        }
+    }
+
+    /// What of the options has no meaning here for a mirror that was made of them, and what there is in its place.
+    #[must_use]
+    pub fn notes(&self, spec: &MirrorSpec) -> Vec<String> {
+        let mut notes = Vec::new();
+        if self.map_name.is_some() {
+            notes.push("--map-name has no meaning here: programs are attached beside those that are there, and need no map of tc-root".to_owned());
+        }
+        if let Some(Some(version)) = &self.version {
+            notes.push(format!("--version {version} has no meaning here: there is one version of the programs, that of mirrord"));
+        }
+        let Some(overlay) = &spec.overlay else {
+            let ports = self.tunnel_local_port.or(self.tunnel_remote_port).is_some();
+            if ports || self.gtw_address.is_some() {
+                notes.push("--tunnel-local-port, --tunnel-remote-port and --gtw-address have no meaning without --tunnel-remote-address: copies leave by the interface as they are".to_owned());
+            }
+            return notes;
+        };
+        if let Some(device) = &self.tunnel_interface_name
+            && overlay.tunnel_device.is_empty()
+        {
+            notes.push(format!(
+                "--tunnel-interface-name {device} has no meaning here: copies are encapsulated without a tunnel device (--device NAME has one made)"
+            ));
+        }
+        if let Some(gateway) = &self.gtw_address
+            && overlay.gateway.is_empty()
+        {
+            let remote = &overlay.remote;
+            notes.push(format!(
+                "--gtw-address {gateway} has no meaning here: the kernel's routes lead to the collector; should there be none: ip route add {remote} via {gateway}"
+            ));
+        }
+        notes
     }
 }
 
@@ -256,15 +286,70 @@ mod tests {
         assert_eq!(overlay(&tunnel), expected);
         let device = ["--tunnel-interface-name=gue1", "--redirect-to=eth1"];
         let gateway = ["--gtw-address=198.51.100.1"];
+        // The device that the old tool needs may be there, and is left alone.
         let made = overlay(&[&tunnel[..], &device, &gateway].concat());
+        assert_eq!((&*made.tunnel_device, &*made.gateway), ("", ""));
+        assert_eq!(made.device, "eth1");
+        assert_eq!(overlay(&[&tunnel[..], &gateway].concat()), overlay(&tunnel));
         assert_eq!(
-            (&*made.tunnel_device, &*made.gateway),
-            ("gue1", "198.51.100.1")
+            overlay(&[&tunnel[..], &["--tunnel-type=gue"]].concat()),
+            overlay(&tunnel)
         );
-        assert_eq!((&*made.gateway_device, &*made.device), ("eth1", ""));
-        assert_eq!(overlay(&[&tunnel[..], &device].concat()).device, "eth1");
-        let none = parse(&[&tunnel[..], &gateway].concat()).target();
-        assert!(none.is_err_and(|error| error.to_string().contains("--tunnel-interface-name")));
+        let other = parse(&[&tunnel[..], &["--tunnel-type=vxlan"]].concat()).target();
+        assert!(other.is_err_and(|error| error.to_string().contains("--to vxlan")));
+    }
+
+    #[test]
+    fn a_tunnel_device_that_is_asked_for_gets_the_route() {
+        let args = parse(&[
+            "--tunnel-remote-address=192.0.2.9",
+            "--redirect-to=eth1",
+            "--gtw-address=198.51.100.1",
+        ]);
+        let mut spec = MirrorSpec {
+            overlay: Some(MirrorOverlay {
+                tunnel_device: "gue1".into(),
+                ..overlay(&["--tunnel-remote-address=192.0.2.9", "--redirect-to=eth1"])
+            }),
+            ..Default::default()
+        };
+        args.lead(&mut spec);
+        assert_eq!(args.notes(&spec), Vec::<String>::new());
+        let made = spec.overlay.unwrap();
+        let route = (&*made.gateway, &*made.gateway_device, &*made.device);
+        assert_eq!(route, ("198.51.100.1", "eth1", ""));
+    }
+
+    #[test]
+    fn what_has_no_meaning_is_told() {
+        let args = parse(&[
+            "--map-name=/sys/fs/bpf/tc/globals/mirroring_ingress_jmp_table",
+            "--version=1.01",
+            "--gtw-address=198.51.100.1",
+            "--tunnel-interface-name=gue1",
+            "--tunnel-remote-address=192.0.2.9",
+            "--tunnel-type=gue",
+        ]);
+        let spec = MirrorSpec {
+            overlay: Some(overlay(&["--tunnel-remote-address=192.0.2.9"])),
+            ..Default::default()
+        };
+        let notes = args.notes(&spec);
+        for option in [
+            "--map-name",
+            "--version 1.01",
+            "--gtw-address",
+            "--tunnel-interface-name gue1",
+        ] {
+            assert!(
+                notes.iter().any(|note| note.starts_with(option)),
+                "{option}: {notes:?}"
+            );
+        }
+        assert_eq!(notes.len(), 4);
+        let device = MirrorSpec::default();
+        let notes = parse(&["--redirect-to=gue1", "--tunnel-remote-port=5"]).notes(&device);
+        assert_eq!(notes.len(), 1, "{notes:?}");
     }
 
     #[test]
@@ -273,13 +358,12 @@ mod tests {
             let devices = TargetArg::Devices(vec!["gue1".into()]);
             assert_eq!(parse(&args).target(), Ok(Some(devices)));
         }
-        assert_eq!(parse(&[]).target(), Ok(None));
         for args in [
-            ["--tunnel-local-port=5"],
-            ["--tunnel-remote-port=5"],
-            ["--gtw-address=192.0.2.1"],
+            &[][..],
+            &["--tunnel-local-port=5"],
+            &["--gtw-address=192.0.2.1"],
         ] {
-            assert!(parse(&args).target().is_err(), "{args:?}");
+            assert_eq!(parse(args).target(), Ok(None), "{args:?}");
         }
     }
 }

@@ -3,6 +3,7 @@
 use crate::UsageError;
 use clap::Args;
 use fluxcap_proto::v1::{InnerProtocol, TunnelKind, TunnelMapping, TunnelSpec};
+use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
@@ -42,6 +43,39 @@ pub struct MapArg {
     pub id: Option<u32>,
     /// The ring, not yet checked.
     pub ring: String,
+}
+
+/// `--map-remove ID`: an identifier, or `none`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MapIdArg(
+    /// `None` for packets without an identifier.
+    pub Option<u32>,
+);
+
+impl FromStr for MapIdArg {
+    type Err = UsageError;
+
+    /// What stands behind the identifier in `ID=RING` is not looked at.
+    fn from_str(text: &str) -> Result<Self, UsageError> {
+        let id = text.split_once('=').map_or(text, |(id, _)| id);
+        match id {
+            "none" => Ok(MapIdArg(None)),
+            id => number(id).map(|id| MapIdArg(Some(id))).ok_or_else(|| UsageError::Range {
+                option: "--map-remove",
+                text: format!("'{text}'"),
+                problem: "write an identifier that is in the map, for instance 9001, 192.0.2.1 or none",
+            }),
+        }
+    }
+}
+
+impl fmt::Display for MapIdArg {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(id) => write!(f, "{id}"),
+            None => f.write_str("none"),
+        }
+    }
 }
 
 impl IdArgs {

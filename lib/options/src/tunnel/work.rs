@@ -26,14 +26,22 @@ pub struct ReceiveWork {
     pub ring: Option<String>,
 }
 
+/// An address without the brackets that it may have around it.
+#[must_use]
+pub fn bare_address(text: &str) -> &str {
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    bare.unwrap_or(text)
+}
+
 impl SendWork {
     /// From the parts of a command line; rings have commas between, and an address may have brackets around.
     ///
     /// # Errors
     /// When a ring or the far end is empty.
     pub fn new(rings: &str, kind: TunnelKindArg, remote: &str) -> Result<SendWork, UsageError> {
-        let bare = remote.strip_prefix('[').and_then(|r| r.strip_suffix(']'));
-        let remote = bare.unwrap_or(remote).to_owned();
+        let remote = bare_address(remote).to_owned();
         match split_list(rings) {
             Some(rings) if !remote.is_empty() => Ok(SendWork {
                 rings,
