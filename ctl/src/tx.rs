@@ -208,6 +208,7 @@ fn facts(name: &str, spec: &TransmitSpec, status: &TransmitStatus) -> Vec<(&'sta
         ("lapped frames", count(status.lapped_frames)),
         ("truncated frames", count(status.truncated_frames)),
         ("not sent", by_reason(&status.dropped_frames)),
+        ("remarks", status.remarks.join("; ")),
     ]
 }
 
@@ -246,6 +247,7 @@ fn interfaces(spec: &TransmitSpec, status: &TransmitStatus) -> Block {
         "NOT SENT",
         "REASON",
         "IO",
+        "LAST FRAMES BY",
         "WHY",
     ];
     let rows = spec.interfaces.iter().map(|name| {
@@ -261,6 +263,7 @@ fn interfaces(spec: &TransmitSpec, status: &TransmitStatus) -> Block {
             by_reason(&status.dropped_frames),
             status.reason,
             status.io,
+            status.last_io,
             status.io_reason,
         ]
     });
