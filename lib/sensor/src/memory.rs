@@ -73,6 +73,8 @@ pub(crate) struct Before {
     /// Its name then, for people.
     name: String,
     mac: [u8; 6],
+    /// A program was attached, or was going to be.
+    pub(crate) program: bool,
     pub(crate) settings: Settings,
 }
 
@@ -83,6 +85,7 @@ impl Before {
             boot: boot(),
             name: link.name.clone(),
             mac: link.mac,
+            program: false,
             settings,
         }
     }

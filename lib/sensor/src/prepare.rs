@@ -76,12 +76,13 @@ impl Sensors {
             _ => {}
         }
         let fresh = known.is_none();
-        let before = match known {
+        let mut before = match known {
             Some(before) => before,
             None => Before::new(&link, Settings::of(&link)?),
         };
         // Before anything is changed, so that a killed process leaves nothing that cannot be undone.
-        if fresh {
+        if fresh || wants_program {
+            before.program |= wants_program;
             self.memory.save(identity, &before)?;
         }
         let done = self.change(identity, &link, &before, wants_program);
@@ -205,6 +206,9 @@ impl Sensors {
         if let Some((held, _)) = self.pins.find(identity, link) {
             held.detach().map_err(Error::kernel(&link.name))?;
             self.pins.remove(identity)?;
+        } else if before.program && link.xdp_program != 0 {
+            // Where its name cannot be seen, the program must not be forgotten.
+            self.pins.make_ready()?;
         }
         before.settings.apply(&find(&link.name)?)?;
         self.memory.forget(identity)

@@ -10,6 +10,6 @@ const SO_NETNS_COOKIE: i32 = 71;
 /// none (before 5.14).
 #[must_use]
 pub fn namespace_cookie() -> Option<u64> {
-    let socket = sys::socket(libc::AF_UNIX, libc::SOCK_DGRAM, 0).ok()?;
+    let socket = sys::socket(libc::AF_NETLINK, libc::SOCK_RAW, 0).ok()?;
     sys::get_option(socket.as_fd(), libc::SOL_SOCKET, SO_NETNS_COOKIE, 0_u64).ok()
 }
