@@ -3,7 +3,7 @@
 use crate::connect::Globals;
 use crate::exit::{Code, Failure};
 use crate::output::Format;
-use crate::{audit, capture, complete, io, mirror, ring, rx, status, tunnel, tx};
+use crate::{audit, capture, complete, io, mirror, prepare, ring, rx, status, tunnel, tx};
 use clap::{Parser, Subcommand, error::ErrorKind};
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -13,6 +13,8 @@ Examples:
   fluxctl ring create cisco --size 100m              make a ring
   fluxctl rx add eth1 cisco                          capture eth1 into it
   fluxctl tx add cisco eth2,eth3                     and replicate it to eth2 and eth3
+  nsenter --net=/run/netns/ids fluxctl output prepare eth0
+                                                     where the sensor listens: frames arrive as they were sent
   fluxctl tunnel send cisco gretap 192.0.2.9         and to a collector far away
   fluxctl mirror add eth0 --to ring:web --rule 'dport 80 proto tcp'
                                                      copies of live traffic, made in the kernel
@@ -54,6 +56,9 @@ pub(crate) enum Command {
     /// Mirrors: filtered copies of live traffic into rings, to interfaces or into GUE, VXLAN, Geneve, GRETAP
     #[command(subcommand)]
     Mirror(mirror::Command),
+    /// The sensor's side of an output: hands on every frame as it was sent
+    #[command(subcommand)]
+    Output(prepare::Command),
     /// Live rates, drops, and lag and loss of each reader, straight from the rings
     #[command(visible_alias = "top")]
     Io(io::Io),

@@ -3,6 +3,7 @@
 //! ```text
 //!   ring rx tx tunnel mirror status  -- gRPC on Unix sockets -->  ringd rxd txd tunneld mirrord
 //!   io capture audit                 -- shared memory        -->  the rings themselves; no daemon is needed
+//!   output                           -- netlink, bpf(2)      -->  the interface of a sensor; no daemon is needed
 //! ```
 //!
 //! Each command makes one value, and `output` prints it as a table or as JSON. Data goes to standard output, messages to
@@ -32,6 +33,7 @@ mod names;
 mod observe;
 mod output;
 mod predecessor;
+mod prepare;
 mod resource;
 mod ring;
 mod rx;
@@ -106,6 +108,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Tx(command) => tx::run(globals, command),
         Command::Tunnel(command) => tunnel::run(globals, command),
         Command::Mirror(command) => mirror::run(globals, command),
+        Command::Output(command) => prepare::run(globals, command),
         Command::Io(args) => io::run(globals, args),
         Command::Capture(args) => capture::run(globals, args),
         Command::Status(args) => status::run(globals, args),

@@ -279,6 +279,7 @@ fn facts(name: &str, spec: &TransmitSpec, status: &TransmitStatus) -> Vec<(&'sta
         ("lapped frames", count(status.lapped_frames)),
         ("truncated frames", count(status.truncated_frames)),
         ("not sent", by_reason(&status.dropped_frames)),
+        ("remarks", status.remarks.join("; ")),
     ]
 }
 
@@ -317,6 +318,7 @@ fn interfaces(spec: &TransmitSpec, status: &TransmitStatus) -> Block {
         "NOT SENT",
         "REASON",
         "IO",
+        "LAST FRAMES BY",
         "WHY",
     ];
     let rows = spec.interfaces.iter().map(|name| {
@@ -332,6 +334,7 @@ fn interfaces(spec: &TransmitSpec, status: &TransmitStatus) -> Block {
             by_reason(&status.dropped_frames),
             status.reason,
             status.io,
+            status.last_io,
             status.io_reason,
         ]
     });

@@ -281,7 +281,7 @@ fn outputs_go_and_come_back_and_what_they_miss_is_counted() {
     bed.wait_output(1, State::Running, "");
 
     Veth::gro(&bed.far[1], "wire", false);
-    bed.wait_output(1, State::Waiting, "gro on");
+    bed.wait_output(1, State::Waiting, "output prepare");
     let status = bed.status_after(&burst);
     assert_eq!(status.dropped_frames["not_taken"], 500);
     Veth::gro(&bed.far[1], "wire", true);

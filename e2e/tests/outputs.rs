@@ -99,14 +99,13 @@ fn auto_finds_out_what_each_peer_takes_without_losing_a_frame() {
     let lab = replicating(&outputs(2), &[]);
     lab.outputs[0].queue(true);
     wait_io(&lab, 0, "live");
-    wait_io(&lab, 1, "live");
+    wait_io(&lab, 1, "tc");
     let sinks = [lab.outputs[0].sink(), lab.outputs[1].sink()];
     let sending = lab.taps[0].start(&Generator::new(1).rate(60_000).count(600_000));
-    wait_io(&lab, 1, "tc");
     assert!(
         interface(&lab, 1)["io_reason"]
             .as_str()
-            .is_some_and(|why| why.contains("ethtool -K PEER gro on"))
+            .is_some_and(|why| why.contains("fluxctl output prepare"))
     );
     assert_eq!(interface(&lab, 0)["io"], "live");
     lab.outputs[1].queue(true);
@@ -137,7 +136,8 @@ fn live_frames_asked_for_by_name_that_the_peer_does_not_take_are_counted_and_it_
     });
     wait_until(SOON, "the reason", || {
         let why = interface(&lab, 0)["io_reason"].clone();
-        why.as_str().is_some_and(|why| why.contains("gro on"))
+        why.as_str()
+            .is_some_and(|why| why.contains("fluxctl output prepare"))
     });
     lab.audit();
 }

@@ -23,6 +23,8 @@ pub(crate) struct Details {
     pub(crate) interfaces: Vec<(v1::TransmitInterfaceStatus, Arc<OutcomeLive>)>,
     /// The rings.
     pub(crate) rings: Vec<v1::TransmitRingStatus>,
+    /// What the user should know.
+    pub(crate) remarks: Vec<String>,
 }
 
 impl TransmitLive {
@@ -33,7 +35,11 @@ impl TransmitLive {
 
     /// The status message without state and reason, which the registry knows.
     pub(crate) fn to_status(&self) -> v1::TransmitStatus {
-        let Details { interfaces, rings } = self.details().clone();
+        let Details {
+            interfaces,
+            rings,
+            remarks,
+        } = self.details().clone();
         let interfaces = interfaces
             .into_iter()
             .map(|(status, live)| v1::TransmitInterfaceStatus {
@@ -51,6 +57,7 @@ impl TransmitLive {
             truncated_frames: self.total.get(Outcome::Truncated),
             dropped_frames: self.total.drops(),
             rings,
+            remarks,
             interfaces: interfaces.collect(),
             ..Default::default()
         }

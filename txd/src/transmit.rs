@@ -213,9 +213,12 @@ impl<'w> Transmit<'w> {
         let interfaces = outputs
             .map(|output| (output.status(), output.live.clone()))
             .collect();
-        self.worker
-            .live()
-            .set_details(Details { interfaces, rings });
+        let warnings = self.outputs.list().iter().filter_map(Output::warning);
+        self.worker.live().set_details(Details {
+            interfaces,
+            rings,
+            remarks: warnings.collect(),
+        });
     }
 
     /// A changed spec is taken over on the fly: rings and interfaces that stay go on, others begin anew.

@@ -32,7 +32,7 @@ pub struct Options {
     /// Only these sizes: 64, 512, 1400 (tunnels), 1514, IMIX.
     #[arg(long, value_delimiter = ',', value_name = "SIZE")]
     pub sizes: Vec<String>,
-    /// Only these kinds of far ends: xdp, gro, plain.
+    /// Only these kinds of far ends: xdp, prepared, gro, plain.
     #[arg(long, value_delimiter = ',', value_name = "PEER")]
     pub peers: Vec<String>,
     /// Only these systems, such as 'fluxcap auto'.

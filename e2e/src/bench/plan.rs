@@ -175,7 +175,7 @@ type Row = (
 );
 
 use Measure::{Check, Fixed, Idle, Latency, Overload, Rate};
-use Peer::{Gro, Plain, Xdp};
+use Peer::{Gro, Plain, Prepared, Xdp};
 
 /// In 1 -> 2 to XDP peers, auto takes live. What a target is about has three rounds beside the C tool, the rest has one;
 /// the rates of tc and af_xdp at 64 bytes come with their overload.
@@ -190,6 +190,7 @@ const FULL_PLAN: &[Row] = &[
     (Part::Rate, ONE_TWO, Xdp, &[IMIX], &[AUTO, C], &[Rate], 1),
     (Part::Rate, ONE_TWO, Gro, &[B64, B1514], &[AUTO, C], &[Rate], 3),
     (Part::Rate, ONE_TWO, Gro, &[B64, B1514], &[RX_XDP], &[Rate], 1),
+    (Part::Rate, ONE_TWO, Prepared, &[B64, B1514], &[AUTO], &[Rate], 1),
     (Part::Rate, ONE_TWO, Plain, &[B64, B1514], &[AUTO, C], &[Rate], 3),
     (Part::Shapes, ONE_ONE, Xdp, &[B64], &[AUTO, C, MIRRED, System::Daemonlogger, System::Tcpbridge], &[Rate], 1),
     (Part::Shapes, ONE_FOUR, Xdp, &[B64], &[AUTO, ONE_EACH, C, MIRRED], &[Rate], 1),

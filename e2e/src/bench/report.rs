@@ -370,7 +370,8 @@ fn method() -> String {
     "\n## How it was measured\n\n\
     - Sizes: 64 and 512 count the FCS, which a veth does not have (60 and 508 bytes there); 1514 is the longest frame of an MTU of 1500; IMIX is 7 x 60, 4 x 590, 1 x 1514.\n\
     - The source sends BPF live frames in bursts of the same size every 200 µs, or single frames, and leaves at least a twentieth of its CPU to others; the input's end of the wire makes a socket buffer of each (GRO on, nothing to merge).\n\
-    - Peers: `xdp` has a native XDP program, `gro` has GRO on, `plain` has neither. A small eBPF program at each far end looks at number, order, duplicates, a sum over the \
+    - Peers: `xdp` is an interface whose sensor is a native XDP program; `prepared` is what `fluxctl output prepare` makes of it, for sensors on packet sockets: an XDP program \
+    that passes everything, and no GRO; `gro` has GRO on, and would join the frames of a TCP flow (these have none); `plain` has none of this. A small eBPF program at each far end looks at number, order, duplicates, a sum over the \
     frame's fields, and latency, and drops the frame.\n\
     - Rate without loss: RFC 2544 section 26.1, by bisection; a rate holds when every frame arrives at every output, and the last one no later than a tenth of the trial after the end, what the system \
     always holds back apart; that delay counts as time. A trial that loses frames is made again once, since other guests of the machine can be the cause. `>=`: the source could not offer more.\n\

@@ -72,7 +72,7 @@ pub mod figure {
 pub struct Case {
     /// `1->2`.
     pub shape: String,
-    /// `xdp`, `gro`, `plain`.
+    /// `xdp`, `prepared`, `gro`, `plain`.
     pub peer: String,
     /// Name of the size.
     pub size: String,

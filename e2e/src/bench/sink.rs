@@ -7,6 +7,8 @@ use aya::maps::{Array, Map, MapData};
 use aya::programs::{SchedClassifier, TcAttachType, Xdp, XdpMode};
 use aya::{Btf, Ebpf, EbpfLoader};
 
+use fluxcap_socket::{BpfLink, LinkWatch, PassAll};
+
 use crate::bench::histogram::{BUCKETS, Histogram};
 use crate::netns::Netns;
 
@@ -21,8 +23,11 @@ type State = [u64; WORDS];
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Peer {
-    /// It has a native XDP program: frames that were never socket buffers stay so.
+    /// Its sensor is a native XDP program: frames that were never socket buffers stay so.
     Xdp,
+    /// What `fluxctl output prepare` makes of it: a native XDP program that passes everything on, and no GRO. A socket buffer is made of each
+    /// frame, for a sensor like tcpdump.
+    Prepared,
     /// GRO is on: it can take redirected frames, and makes a socket buffer of each.
     Gro,
     /// Neither: it only takes socket buffers.
@@ -35,6 +40,7 @@ impl Peer {
     pub fn name(self) -> &'static str {
         match self {
             Peer::Xdp => "xdp",
+            Peer::Prepared => "prepared",
             Peer::Gro => "gro",
             Peer::Plain => "plain",
         }
@@ -45,6 +51,7 @@ impl Peer {
 pub struct Sink {
     state: Array<MapData, State>,
     _ebpf: Ebpf,
+    _prepared: Option<BpfLink>,
 }
 
 impl std::fmt::Debug for Sink {
@@ -96,10 +103,15 @@ impl Sink {
         };
         let attached = netns.run(|| match peer {
             Peer::Xdp => attach_xdp(&mut ebpf, device),
-            Peer::Gro | Peer::Plain => attach_tc(&mut ebpf, device),
+            Peer::Gro | Peer::Plain | Peer::Prepared => attach_tc(&mut ebpf, device),
         });
         attached.with_context(|| format!("cannot attach the sink's program to {device}"))?;
-        Ok(Sink { state, _ebpf: ebpf })
+        let prepared = (peer == Peer::Prepared).then(|| netns.run(|| prepare(device)));
+        Ok(Sink {
+            state,
+            _ebpf: ebpf,
+            _prepared: prepared.transpose()?,
+        })
     }
 
     /// Sets all counters to 0. Nothing may be arriving.
@@ -161,6 +173,14 @@ impl Dropper {
         netns.run(|| program.attach(device, XdpMode::Driver).map(drop))?;
         Ok(Dropper { _ebpf: ebpf })
     }
+}
+
+/// The program that `fluxctl output prepare` attaches.
+pub(crate) fn prepare(device: &str) -> Result<BpfLink> {
+    let link = LinkWatch::open()?.find(device)?;
+    let link = link.with_context(|| format!("there is no interface {device}"))?;
+    let attached = PassAll::load()?.attach(link.index);
+    attached.with_context(|| format!("cannot prepare {device}"))
 }
 
 fn attach_xdp(ebpf: &mut Ebpf, device: &str) -> Result<()> {
@@ -230,7 +250,7 @@ mod tests {
         corrupt[30] ^= 1;
         let mut frames: Vec<_> = [0, 1, 1, 3, 2, 4].map(|seq| frame(7, seq)).to_vec();
         frames.extend([corrupt, frame(7, 6)[..99].to_vec(), vec![0; 60]]);
-        for peer in [Peer::Xdp, Peer::Gro, Peer::Plain] {
+        for peer in [Peer::Xdp, Peer::Prepared, Peer::Gro, Peer::Plain] {
             let arrived = judged(peer, &frames);
             let counts = [
                 arrived.received,

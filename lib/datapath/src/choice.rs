@@ -2,7 +2,7 @@
 
 use crate::output::Output;
 use fluxcap_options::TransmitIo;
-use fluxcap_socket::{Error, Link, Live, Sendmmsg, Tc, Transmitter, Xsk};
+use fluxcap_socket::{Error, FarEnd, Link, LinkWatch, Live, Sendmmsg, Tc, Transmitter, Xsk};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
@@ -204,7 +204,7 @@ fn explain(error: &Error) -> String {
 }
 
 /// The ways to try for an interface, the best first, and what is to be said of each that is left out.
-fn candidates(wanted: TransmitIo, link: &Link, bounced: bool) -> (Vec<Io>, Vec<String>) {
+fn candidates(wanted: TransmitIo, link: &Link, deaf: Option<&str>) -> (Vec<Io>, Vec<String>) {
     match wanted {
         TransmitIo::Live => (vec![Io::Live], Vec::new()),
         TransmitIo::Tc => (vec![Io::Tc], Vec::new()),
@@ -215,9 +215,8 @@ fn candidates(wanted: TransmitIo, link: &Link, bounced: bool) -> (Vec<Io>, Vec<S
                 "live: on request only, but for veth".to_owned()
             } else if link.mtu > LIVE_MTU {
                 format!("live: on request only beyond an MTU of {LIVE_MTU}")
-            } else if bounced {
-                "live: the peer takes no such frames, turn its GRO on (ethtool -K PEER gro on) or attach an XDP program to it"
-                    .to_owned()
+            } else if let Some(advice) = deaf {
+                format!("live: the other end takes no such frames before it is prepared: {advice}")
             } else {
                 return (vec![Io::Live, Io::Tc, Io::Sendmmsg], Vec::new());
             };
@@ -248,16 +247,45 @@ impl Memory {
         self.times == 1
     }
 
-    /// Whether it is time to try again.
+    /// Whether it is time to try again, with the next frames that would go so: until then nobody knows more than before.
     pub(crate) fn retry_is_due(&self) -> bool {
         let doublings = self.times.saturating_sub(1).min(RETRY_DOUBLINGS);
         let delay = RETRY_LIVE * (1 << doublings);
         self.bounced.is_some_and(|at| at.elapsed() >= delay)
     }
 
+    /// Whether the interface took no live frames in the last attempt.
+    pub(crate) fn is_bounced(&self) -> bool {
+        self.bounced.is_some()
+    }
+
     /// To be tried again now.
     pub(crate) fn retry(&mut self) {
         self.bounced = None;
+    }
+}
+
+/// How the other end of an interface takes frames; `None` when the kernel does not tell, or it is no veth.
+pub(crate) fn far_end(link: &Link) -> Option<FarEnd> {
+    FarEnd::of(link).unwrap_or_else(|error| {
+        // It is gone, and will be found missing.
+        tracing::debug!(interface = %link.name, %error, "cannot tell how the other end takes frames");
+        None
+    })
+}
+
+/// What to run at the other end of a veth so that it takes live frames as they are. That end may be where nobody can look from here.
+fn advice(link: &Link, links: &mut LinkWatch) -> String {
+    if link.kind != "veth" {
+        return String::new();
+    }
+    let here = (!link.linked_elsewhere).then(|| links.find_index(link.linked));
+    match here {
+        Some(Ok(Some(end))) => format!("fluxctl output prepare {}", end.name),
+        _ => format!(
+            "in the sensor's network namespace, fluxctl output prepare IFACE (the interface with index {} there)",
+            link.linked
+        ),
     }
 }
 
@@ -268,17 +296,23 @@ pub(crate) fn choose(
     wanted: TransmitIo,
     memory: Memory,
     backends: &mut Backends,
+    links: &mut LinkWatch,
 ) {
     backends.release(place);
     (output.io, output.io_reason, output.problem) = Default::default();
-    output.provisional = false;
+    (output.provisional, output.refused, output.far_end) = Default::default();
+    output.advice.clear();
     output.chosen_for = output.link.as_ref().map(fitness);
     let Some(link) = &output.link else { return };
     if !link.ethernet {
         output.problem = format!("interface {} is not an Ethernet interface", link.name);
         return;
     }
-    let (candidates, mut remarks) = candidates(wanted, link, memory.bounced.is_some());
+    output.far_end = far_end(link);
+    output.advice = advice(link, links);
+    let deaf = memory.is_bounced() || output.far_end == Some(FarEnd::Plain);
+    let deaf = deaf.then_some(output.advice.as_str());
+    let (candidates, mut remarks) = candidates(wanted, link, deaf);
     for io in candidates {
         match backends.assign(io, place, link.index) {
             Ok(()) => {

@@ -5,7 +5,7 @@ use crate::outcome::OutcomeLive;
 use fluxcap_proto::v1;
 use fluxcap_ring::Outcome;
 use fluxcap_service::State;
-use fluxcap_socket::Link;
+use fluxcap_socket::{FarEnd, Link};
 use std::sync::Arc;
 
 /// Length of an Ethernet header (IEEE 802.3), which the MTU does not count.
@@ -26,6 +26,14 @@ pub struct Output {
     pub(crate) problem: String,
     /// Index of the interface for which the way was chosen, and whether that was fit for live frames by its MTU.
     pub(crate) chosen_for: Option<(u32, bool)>,
+    /// How the other end takes frames, if it is one of a veth and the kernel tells.
+    pub(crate) far_end: Option<FarEnd>,
+    /// What to run at the other end, so that it takes live frames as they are.
+    pub(crate) advice: String,
+    /// It was given live frames, asked for by name, and took none of the last ones.
+    pub(crate) refused: bool,
+    /// The way that the last frames took.
+    pub(crate) took: Option<&'static str>,
     /// Whether a better way was not ready yet when this one was chosen.
     pub(crate) provisional: bool,
     /// Its counters.
@@ -42,6 +50,10 @@ impl Output {
             io_reason: String::new(),
             problem: String::new(),
             chosen_for: None,
+            far_end: None,
+            advice: String::new(),
+            refused: false,
+            took: None,
             provisional: false,
             live: Arc::default(),
         }
@@ -95,6 +107,36 @@ impl Output {
         (!link.is_called(&self.name)).then(|| format!("{} is renamed to {}", self.name, link.name))
     }
 
+    /// What the user should know of an output that changes what a sensor sees.
+    pub fn warning(&self) -> Option<String> {
+        (self.far_end == Some(FarEnd::Gro)).then(|| {
+            format!(
+                "{}: GRO is on at the other end, so a sensor there sees frames of a flow joined to ones of up to 64 KiB; {}",
+                self.name, self.advice
+            )
+        })
+    }
+
+    /// Why it is served in this way.
+    fn why(&self) -> String {
+        let deaf = self.refused || self.far_end == Some(FarEnd::Plain);
+        match (self.io, self.far_end) {
+            (Some(Io::Live), _) if deaf => {
+                format!(
+                    "the other end takes no live frames: {}, or use --io auto",
+                    self.advice
+                )
+            }
+            (Some(_), Some(FarEnd::Gro)) => {
+                format!(
+                    "{}; GRO is on at the other end and joins frames: {}",
+                    self.io_reason, self.advice
+                )
+            }
+            _ => self.io_reason.clone(),
+        }
+    }
+
     /// What is shown of it, without counters.
     pub fn status(&self) -> v1::TransmitInterfaceStatus {
         let (ifindex, mtu) = self
@@ -113,7 +155,15 @@ impl Output {
             ifindex,
             mtu,
             io: self.io.map_or("", Io::as_str).to_owned(),
-            io_reason: self.io_reason.clone(),
+            io_reason: self.why(),
+            last_io: self.took.unwrap_or_default().to_owned(),
+            far_end: match self.far_end {
+                Some(FarEnd::Plain) => "plain",
+                Some(FarEnd::Gro) => "gro",
+                Some(FarEnd::Program) => "program",
+                None => "",
+            }
+            .to_owned(),
             ..Default::default()
         }
     }

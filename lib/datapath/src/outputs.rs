@@ -8,6 +8,10 @@ use std::time::{Duration, Instant};
 
 /// Time between two attempts to open an output that is there but cannot be opened.
 const RETRY: Duration = Duration::from_millis(500);
+/// Time between two looks at how the other ends of outputs take frames: nobody tells when that changes.
+const LOOK_FAR: Duration = Duration::from_secs(2);
+/// Frames of a call below which live frames are not used, and a try of them tells nothing.
+const MANY: usize = 16;
 
 /// All outputs of a sender. The place of an output in the list is its bit in [`Outgoing::outputs`].
 #[derive(Debug)]
@@ -19,6 +23,7 @@ pub struct Outputs {
     backends: Backends,
     reports: [SendReport; MAX_OUTPUTS],
     tried: Instant,
+    looked_far: Instant,
 }
 
 impl Outputs {
@@ -43,6 +48,7 @@ impl Outputs {
             backends: Backends::new(wanted, qdisc_bypass),
             reports: Default::default(),
             tried: Instant::now(),
+            looked_far: Instant::now(),
         };
         outputs.find();
         Ok(outputs)
@@ -62,6 +68,7 @@ impl Outputs {
     ///
     /// An output that takes no live frames, or not any more, gets them in another way, unless they were asked for by name.
     pub fn send(&mut self, frames: &mut [Outgoing<'_>]) -> bool {
+        self.retry(frames);
         for backend in self.backends.in_use() {
             backend.send(frames, &mut self.reports);
         }
@@ -70,8 +77,43 @@ impl Outputs {
                 self.send_otherwise(frames, place);
             }
         }
+        self.note_ways();
         let mut served = self.reports.iter().take(self.list.len());
         !served.any(SendReport::interrupted)
+    }
+
+    /// Tries live frames again where it is time to, with frames that would go so.
+    fn retry(&mut self, frames: &[Outgoing<'_>]) {
+        for place in 0..self.list.len() {
+            let due = self.wanted == TransmitIo::Auto && self.memories[place].retry_is_due();
+            let many = || {
+                frames
+                    .iter()
+                    .filter(|frame| frame.goes_to(place))
+                    .nth(MANY - 1)
+            };
+            if due && many().is_some() {
+                self.memories[place].retry();
+                self.choose(place);
+            }
+        }
+    }
+
+    /// Notes which way the frames of the last call took.
+    fn note_ways(&mut self) {
+        for (place, output) in self.list.iter_mut().enumerate() {
+            let (Some(io), report) = (output.io, &self.reports[place]) else {
+                continue;
+            };
+            if report.sent == 0 {
+                continue;
+            }
+            let way = self.backends.get(io).map(|backend| backend.last_way());
+            output.took = way;
+            if io == Io::Live && way == Some(io.as_str()) && report.unreachable == 0 {
+                (output.refused, self.memories[place]) = (false, Memory::default());
+            }
+        }
     }
 
     /// Has the output at a place be another interface from now on. Its counters go on.
@@ -140,7 +182,7 @@ impl Outputs {
     fn send_otherwise(&mut self, frames: &mut [Outgoing<'_>], place: usize) {
         let news = self.memories[place].bounce();
         if self.wanted != TransmitIo::Auto {
-            self.list[place].io_reason = "the peer takes no live frames: turn its GRO on (ethtool -K PEER gro on), attach an XDP program to it, or use --io auto".to_owned();
+            self.list[place].refused = true;
             return;
         }
         let report = std::mem::take(&mut self.reports[place]);
@@ -154,7 +196,7 @@ impl Outputs {
             }
         }
         if news {
-            tracing::warn!(interface = %self.list[place].name, "the peer takes no live frames (any more)");
+            tracing::warn!(interface = %self.list[place].name, "the other end takes no live frames (any more)");
         }
         self.choose(place);
         if let Some(backend) = self.list[place].io.and_then(|io| self.backends.get(io)) {
@@ -225,13 +267,18 @@ impl Outputs {
     fn settle(&mut self) -> bool {
         let mut chosen = false;
         let news = self.backends.collect();
+        let far = self.look_far();
         for place in 0..self.list.len() {
             let output = &self.list[place];
-            let retry = self.memories[place].retry_is_due() && self.wanted == TransmitIo::Auto;
-            if !output.is_settled() {
+            let turned = far
+                && output
+                    .link
+                    .as_ref()
+                    .map(choice::far_end)
+                    .unwrap_or_default()
+                    != output.far_end;
+            if !output.is_settled() || turned {
                 self.memories[place] = Memory::default();
-            } else if retry {
-                self.memories[place].retry();
             } else if !(news && output.provisional) {
                 continue;
             }
@@ -239,6 +286,15 @@ impl Outputs {
             chosen = true;
         }
         chosen
+    }
+
+    /// Whether it is time to look at the other ends again.
+    fn look_far(&mut self) -> bool {
+        let due = self.looked_far.elapsed() >= LOOK_FAR;
+        if due {
+            self.looked_far = Instant::now();
+        }
+        due
     }
 
     fn choose(&mut self, place: usize) {
@@ -249,6 +305,7 @@ impl Outputs {
             self.wanted,
             memory,
             &mut self.backends,
+            &mut self.links,
         );
     }
 }

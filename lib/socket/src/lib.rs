@@ -19,7 +19,10 @@
 //!   LinkWatch      which interfaces exist, and what becomes of them (rtnetlink)
 //!   create_link()  makes interfaces; set_up(), set_alias(), delete_link(), HostRoute change and remove what was made (rtnetlink)
 //!   offloads()     what the driver does to frames before a capture sees them (ethtool)
+//!   Features       what `ethtool -k` lists, set_features() switches (generic netlink)
 //!   XdpFeatures    whether the driver sends what XDP programs redirect to it (generic netlink)
+//!   FarEnd         what the other end of a veth does with frames, told from this end
+//!   PassAll        an XDP program that passes every frame on
 //!   place_thread() CPU and priority of a thread
 //!   Starvation   has a thread leave a CPU that others take for themselves
 //!   poll()         sleeps until one of several descriptors has something to say
@@ -51,6 +54,7 @@
 )]
 
 mod address;
+mod addresses;
 mod anchor;
 mod area;
 mod block;
@@ -61,6 +65,9 @@ mod classifier;
 mod clsact;
 mod error;
 mod fanout;
+mod far_end;
+mod features;
+mod generic;
 mod icmp;
 mod link;
 mod link_edit;
@@ -68,10 +75,12 @@ mod link_watch;
 mod live;
 mod mapping;
 mod mmsg;
+mod namespace;
 mod neighbour;
 mod net_counters;
 mod netlink;
 mod offloads;
+mod pass;
 mod poll;
 mod raw_ip;
 mod receive;
@@ -86,6 +95,7 @@ mod tunnel;
 mod xdp_features;
 mod xsk;
 
+pub use addresses::interface_addresses;
 pub use block::{Block, FrameHead, Packet, Packets};
 pub use bpf::trim_memory;
 pub use bpf_link::{BpfLink, BpfLinkInfo, LinkHook, LinkOrder};
@@ -93,16 +103,21 @@ pub use capture::{CaptureNotes, CaptureOptions, CaptureStatistics, PacketCapture
 pub use classifier::{Classifier, run_classifier};
 pub use clsact::{TcFilter, TcHook, TrafficControl};
 pub use error::Error;
+pub use far_end::FarEnd;
+pub use features::{Feature, Features, set_features};
 pub use icmp::{IcmpEvent, IcmpReason, IcmpWatch};
 pub use link::Link;
 pub use link_edit::{
-    HostRoute, LinkKind, TunnelLink, create_link, delete_link, load_gue, set_alias, set_up,
+    HostRoute, LinkKind, TunnelLink, create_link, delete_link, load_gue, set_alias, set_arp,
+    set_multicast, set_up,
 };
 pub use link_watch::{LinkEvent, LinkWatch};
 pub use live::Live;
+pub use namespace::namespace_cookie;
 pub use neighbour::{Neighbour, NeighbourState};
 pub use net_counters::NetCounters;
 pub use offloads::{Offloads, offloads};
+pub use pass::PassAll;
 pub use poll::{MAX_POLL, Ready, poll};
 pub use raw_ip::RawIp;
 pub use receive::{Received, ReceivedPackets, Receiver};

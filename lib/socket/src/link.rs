@@ -20,6 +20,16 @@ pub struct Link {
     pub up: bool,
     /// Has a carrier (IFF_LOWER_UP).
     pub carrier: bool,
+    /// The host asks for and answers to hardware addresses there (not IFF_NOARP).
+    pub arp: bool,
+    /// The host may send and join multicast there (IFF_MULTICAST).
+    pub multicast: bool,
+    /// Index of the interface that has this one as a port (bridge, bond, VRF...); 0: none.
+    pub master: u32,
+    /// Index of the interface that this one hangs on; of a veth, the other end. 0: none.
+    pub linked: u32,
+    /// That one is in another network namespace, and the index is the one that it has there.
+    pub linked_elsewhere: bool,
     /// Largest payload of a frame, in bytes.
     pub mtu: u32,
     /// Hardware address; zero when it has none of six bytes.
@@ -73,6 +83,8 @@ impl Link {
             index: u32::from_ne_bytes([i0, i1, i2, i3]),
             up: flags & IFF_UP != 0,
             carrier: flags & IFF_LOWER_UP != 0,
+            arp: flags & IFF_NOARP == 0,
+            multicast: flags & IFF_MULTICAST != 0,
             ethernet: matches!(kind, libc::ARPHRD_ETHER | libc::ARPHRD_LOOPBACK),
             ..Link::default()
         };
@@ -88,6 +100,9 @@ impl Link {
             libc::IFLA_IFNAME => self.name = text(value),
             libc::IFLA_IFALIAS => self.alias = text(value),
             libc::IFLA_MTU => self.mtu = word(value, 0),
+            libc::IFLA_MASTER => self.master = word(value, 0),
+            libc::IFLA_LINK => self.linked = word(value, 0),
+            libc::IFLA_LINK_NETNSID => self.linked_elsewhere = true,
             libc::IFLA_PROMISCUITY => self.promiscuity = word(value, 0),
             libc::IFLA_ADDRESS => self.mac = value.try_into().unwrap_or_default(),
             libc::IFLA_LINKINFO => {
@@ -134,6 +149,8 @@ const IFLA_XDP_ATTACHED: u16 = 2;
 const XDP_ATTACHED_SKB: u8 = 2;
 const IFLA_XDP_PROG_ID: u16 = 4;
 const IFF_UP: u32 = 1;
+const IFF_NOARP: u32 = 1 << 7;
+const IFF_MULTICAST: u32 = 1 << 12;
 const IFF_LOWER_UP: u32 = 1 << 16;
 
 /// A C string; bytes that are not UTF-8 are replaced.

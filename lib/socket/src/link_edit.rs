@@ -48,6 +48,8 @@ const INDEX_AT: usize = 4;
 const FLAGS_AT: usize = 8;
 const CHANGE_AT: usize = 12;
 const IFF_UP: u32 = 1;
+const IFF_NOARP: u32 = 1 << 7;
+const IFF_MULTICAST: u32 = 1 << 12;
 /// An attribute of attributes.
 const NESTED: u16 = 1 << 15;
 
@@ -195,9 +197,30 @@ pub fn set_alias(ifindex: u32, alias: &str) -> Result<(), Error> {
 /// # Errors
 /// [`Error::NoInterface`], [`Error::Permission`], [`Error::System`].
 pub fn set_up(ifindex: u32) -> Result<(), Error> {
+    set_flag(ifindex, IFF_UP, true)
+}
+
+/// Says whether an interface has multicast (`ip link set multicast`): without, the host sends none by itself. What a capture sees stays.
+///
+/// # Errors
+/// [`Error::NoInterface`], [`Error::Permission`], [`Error::System`].
+pub fn set_multicast(ifindex: u32, on: bool) -> Result<(), Error> {
+    set_flag(ifindex, IFF_MULTICAST, on)
+}
+
+/// Says whether an interface has ARP (`ip link set arp`): without, the host asks nobody and answers nobody there.
+///
+/// # Errors
+/// [`Error::NoInterface`], [`Error::Permission`], [`Error::System`].
+pub fn set_arp(ifindex: u32, on: bool) -> Result<(), Error> {
+    set_flag(ifindex, IFF_NOARP, !on)
+}
+
+fn set_flag(ifindex: u32, flag: u32, on: bool) -> Result<(), Error> {
     let mut body = link_body(ifindex);
-    body[FLAGS_AT..FLAGS_AT + 4].copy_from_slice(&IFF_UP.to_ne_bytes());
-    body[CHANGE_AT..CHANGE_AT + 4].copy_from_slice(&IFF_UP.to_ne_bytes());
+    let value = if on { flag } else { 0 };
+    body[FLAGS_AT..FLAGS_AT + 4].copy_from_slice(&value.to_ne_bytes());
+    body[CHANGE_AT..CHANGE_AT + 4].copy_from_slice(&flag.to_ne_bytes());
     set_link(ifindex, &body)
 }
 

@@ -44,6 +44,8 @@ pub struct Live {
     places: u16,
     few: Sendmmsg,
     path: Path,
+    /// The last call went by live frames.
+    went_live: bool,
     template: [u8; TEMPLATE],
     _anchor: Anchor,
 }
@@ -100,6 +102,7 @@ impl Live {
             places: 0,
             few: Sendmmsg::new(false),
             path: Path::Few,
+            went_live: false,
             template: [0; TEMPLATE],
             _anchor: anchor,
         })
@@ -305,12 +308,20 @@ impl Transmitter for Live {
             .map(|frame| (frame.outputs & self.places).count_ones());
         let attempts = attempts.sum::<u32>() as usize;
         let drained = || (0..MAX_OUTPUTS).all(|output| self.few.is_drained(output));
-        if attempts > 0 && self.path.choose(attempts, drained) {
+        self.went_live = attempts > 0 && self.path.choose(attempts, drained);
+        if self.went_live {
             clear(reports, self.places);
             self.send_many(frames, reports);
             self.path.took_live();
         } else {
             self.few.send(frames, reports);
+        }
+    }
+
+    fn last_way(&self) -> &'static str {
+        match self.went_live {
+            true => self.name(),
+            false => self.few.name(),
         }
     }
 

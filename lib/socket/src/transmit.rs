@@ -62,6 +62,11 @@ pub trait Transmitter: std::fmt::Debug + Send {
     /// sent in another way from then on must not overtake it.
     fn settle_down(&mut self);
 
+    /// The way that the frames of the last call took, where that is not always the same one.
+    fn last_way(&self) -> &'static str {
+        self.name()
+    }
+
     /// What is worth knowing about how it serves its interfaces, for people; empty when there is nothing.
     fn mode(&self) -> &'static str {
         ""

@@ -1,17 +1,9 @@
 //! What a driver can do with XDP: the family "netdev" of generic netlink (Documentation/netlink/specs/netdev.yaml).
 
-use netlink_packet_core::{NLM_F_REQUEST, NlasIterator};
-
 use crate::Error;
-use crate::netlink::{self, Message, Requests};
+use crate::generic::Family;
+use crate::netlink;
 
-/// `struct genlmsghdr`: command (1), version (1), reserved (2).
-const HEADER_LEN: usize = 4;
-/// GENL_ID_CTRL, the family that knows the others.
-const CONTROL: u16 = 16;
-const CTRL_CMD_GETFAMILY: u8 = 3;
-const CTRL_ATTR_FAMILY_ID: u16 = 1;
-const CTRL_ATTR_FAMILY_NAME: u16 = 2;
 const NETDEV_CMD_DEV_GET: u8 = 1;
 const NETDEV_A_DEV_IFINDEX: u16 = 1;
 const NETDEV_A_DEV_XDP_FEATURES: u16 = 3;
@@ -29,15 +21,18 @@ impl XdpFeatures {
     /// # Errors
     /// [`Error::System`] when there is no such interface.
     pub fn of(ifindex: u32) -> Result<Option<XdpFeatures>, Error> {
-        let mut requests = Requests::open_generic().map_err(|e| Error::system(LOOKUP, e))?;
-        let Some(family) = family(&mut requests)? else {
+        let Some(mut family) = Family::open(LOOKUP, "netdev")? else {
             return Ok(None);
         };
-        let mut request = vec![NETDEV_CMD_DEV_GET, 1, 0, 0];
+        let mut request = Vec::new();
         netlink::append_attribute(&mut request, NETDEV_A_DEV_IFINDEX, &ifindex.to_ne_bytes());
-        let value = ask(&mut requests, family, &request, NETDEV_A_DEV_XDP_FEATURES)?;
-        let features = value.and_then(|value| value.try_into().ok());
-        Ok(features.map(|bytes| XdpFeatures(u64::from_ne_bytes(bytes))))
+        let mut features = None;
+        family.ask(NETDEV_CMD_DEV_GET, &request, |kind, value| {
+            if kind == NETDEV_A_DEV_XDP_FEATURES {
+                features = value.try_into().ok().map(u64::from_ne_bytes);
+            }
+        })?;
+        Ok(features.map(XdpFeatures))
     }
 
     /// Whether it sends frames that XDP programs redirect to it. Frames for one that does not are lost, and nobody counts them.
@@ -45,49 +40,6 @@ impl XdpFeatures {
     pub fn takes_redirected(self) -> bool {
         self.0 & XdpFeatures::NDO_XMIT != 0
     }
-}
-
-/// The number of the family; `None` when this kernel has none.
-fn family(requests: &mut Requests) -> Result<Option<u16>, Error> {
-    let mut request = vec![CTRL_CMD_GETFAMILY, 1, 0, 0];
-    netlink::append_attribute(&mut request, CTRL_ATTR_FAMILY_NAME, b"netdev\0");
-    match ask(requests, CONTROL, &request, CTRL_ATTR_FAMILY_ID) {
-        Ok(value) => {
-            let id = value.and_then(|value| value.try_into().ok());
-            Ok(id.map(u16::from_ne_bytes))
-        }
-        Err(Error::System { source, .. }) if source.raw_os_error() == Some(libc::ENOENT) => {
-            Ok(None)
-        }
-        Err(error) => Err(error),
-    }
-}
-
-/// One attribute of the answer.
-fn ask(
-    requests: &mut Requests,
-    family: u16,
-    body: &[u8],
-    wanted: u16,
-) -> Result<Option<Vec<u8>>, Error> {
-    let mut found = None;
-    let request = netlink::request(family, NLM_F_REQUEST, body);
-    requests.ask(LOOKUP, request, |message, _| match message {
-        Message::Generic(payload) => {
-            let attributes = payload.get(HEADER_LEN..).unwrap_or_default();
-            let mut attributes = NlasIterator::new(attributes).map_while(Result::ok);
-            let attribute = attributes.find(|attribute| attribute.kind() == wanted);
-            found = attribute.map(|attribute| attribute.value().to_vec());
-            Ok(true)
-        }
-        Message::Error(0) | Message::Done => Ok(true),
-        Message::Error(code) => Err(Error::system(
-            LOOKUP,
-            std::io::Error::from_raw_os_error(*code),
-        )),
-        _ => Ok(false),
-    })?;
-    Ok(found)
 }
 
 const LOOKUP: &str = "ask what the driver can do with XDP";

@@ -204,7 +204,7 @@ fn judge(
     if takes == Some(false) {
         let reason = match link.kind.as_str() {
             "veth" => format!(
-                "{name} takes no redirected frames while its other end has neither GRO nor an XDP program: ethtool -K PEER gro on"
+                "{name} takes no redirected frames before its other end is prepared; where that is: fluxctl output prepare IFACE"
             ),
             _ => format!("the driver of {name} takes no redirected frames"),
         };
@@ -253,7 +253,7 @@ mod tests {
         };
         let deaf = place(Some(&veth), Some(false));
         assert_eq!((deaf.ifindex, deaf.refusal), (0, Refusal::NotTaken));
-        assert!(deaf.reason.contains("gro on"), "{}", deaf.reason);
+        assert!(deaf.reason.contains("output prepare"), "{}", deaf.reason);
         let down = Link {
             up: false,
             ..link(2)

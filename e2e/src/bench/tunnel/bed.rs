@@ -107,7 +107,7 @@ impl Counter {
         };
         let attached = netns.run(|| match peer {
             Peer::Xdp => attach_xdp(&mut ebpf, device),
-            Peer::Gro | Peer::Plain => attach_tc(&mut ebpf, device),
+            Peer::Gro | Peer::Plain | Peer::Prepared => attach_tc(&mut ebpf, device),
         });
         attached.with_context(|| format!("cannot attach the counting program to {device}"))?;
         Ok(Counter {

@@ -1,10 +1,14 @@
 //! Link watch: interfaces that come, change and go.
 
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use fluxcap_socket::{Error, LinkEvent, LinkWatch, XdpFeatures, offloads, poll};
+use fluxcap_socket::{
+    Error, FarEnd, Features, LinkEvent, LinkWatch, PassAll, XdpFeatures, interface_addresses,
+    offloads, poll, set_arp, set_features, set_multicast,
+};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::namespace::*;
@@ -270,5 +274,55 @@ fn a_veth_takes_redirected_frames_while_its_other_end_has_gro() {
         assert!(XdpFeatures::of(a.index).unwrap().is_none() || !takes());
         let error = XdpFeatures::of(9999).unwrap_err();
         assert!(matches!(error, Error::System { .. }), "{error:?}");
+    });
+}
+
+#[test]
+fn the_other_end_of_a_veth_is_told_from_this_one() {
+    in_namespace(|| {
+        let (a, b) = veth_pair();
+        let end = || FarEnd::of(&link("a")).unwrap();
+        if end().is_none() {
+            return; // Before Linux 6.3.
+        }
+        assert_eq!(end(), Some(FarEnd::Plain));
+        run("ethtool", "-K b gro on");
+        assert_eq!(end(), Some(FarEnd::Gro));
+        let held = PassAll::load().unwrap().attach(b.index).unwrap();
+        assert_eq!(end(), Some(FarEnd::Program));
+        run("ethtool", "-K b gro off");
+        assert_eq!(end(), Some(FarEnd::Program));
+        drop(held);
+        wait_until("the program is gone", || end() == Some(FarEnd::Plain));
+        assert_eq!((a.linked, a.linked_elsewhere), (b.index, false));
+    });
+}
+
+#[test]
+fn features_flags_and_addresses_are_read_and_set() {
+    in_namespace(|| {
+        let (a, _b) = veth_pair();
+        let gro = || Features::of(a.index).unwrap().unwrap().get("rx-gro");
+        for on in [true, false] {
+            set_features(a.index, [("rx-gro", on), ("rx-gro-list", on)]).unwrap();
+            assert_eq!((gro().active, gro().changeable), (on, true));
+        }
+        assert!(set_features(a.index, [("no-such-feature", true)]).is_err());
+        assert!(link("a").arp && link("a").multicast);
+        set_arp(a.index, false).unwrap();
+        set_multicast(a.index, false).unwrap();
+        assert!(!link("a").arp && !link("a").multicast && link("a").up);
+        set_arp(a.index, true).unwrap();
+        set_multicast(a.index, true).unwrap();
+        assert!(link("a").arp && link("a").multicast);
+        ip("address add 192.0.2.1/24 dev a");
+        ip("address add 192.0.2.2/24 dev b");
+        assert_eq!(
+            interface_addresses(a.index).unwrap(),
+            [IpAddr::from([192, 0, 2, 1])]
+        );
+        ip("link add br0 type bridge");
+        ip("link set a master br0");
+        assert_eq!(link("a").master, link("br0").index);
     });
 }
