@@ -101,7 +101,7 @@ fn the_books_of_a_sound_ring_close_at_all_stages() {
 #[test]
 fn frames_behind_later_ones_are_told_and_are_no_fault() {
     let mut ring = sound();
-    let order = |ring: &RingStats| lines(ring, ring, Moment::Still).pop();
+    let order = |ring: &RingStats| lines(ring, ring, &[], Moment::Still).pop();
     assert_eq!(order(&ring).map(|line| line.verdict), Some(Verdict::Ok));
     ring.late_frames = 1500;
     let line = order(&ring).expect("a line on order");
