@@ -28,7 +28,7 @@ struct Bed {
 
 impl Bed {
     fn new() -> Bed {
-        Bpffs::new();
+        let _bpffs = Bpffs::new();
         let lab = Lab::with(&LabOptions {
             outputs: 3,
             ..LabOptions::default()
@@ -269,7 +269,7 @@ fn a_sniffer_sees_collected_captures_as_on_the_tap() {
 #[test]
 fn what_is_shown_is_the_way_that_the_last_frames_took() {
     need_root!();
-    Bpffs::new();
+    let _bpffs = Bpffs::new();
     let lab = Lab::new(1, 1);
     lab.ctl(&["ring", "create", "tap", "--size", "64m"]);
     lab.ctl(&["rx", "add", "tap0", "tap", "--buffer", "128M"]);

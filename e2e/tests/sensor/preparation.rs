@@ -35,7 +35,7 @@ fn ethtool(netns: &Netns, words: &[&str]) {
 #[test]
 fn everything_comes_back_as_it_was() {
     need_root!();
-    Bpffs::new();
+    let _bpffs = Bpffs::new();
     let lab = Lab::new(0, 1);
     let far = &lab.outputs[0].outside;
     far.sysctl("net/ipv6/conf/wire/disable_ipv6", "0");
@@ -116,7 +116,7 @@ fn everything_comes_back_as_it_was() {
 #[test]
 fn jumbo_frames_are_no_matter() {
     need_root!();
-    Bpffs::new();
+    let _bpffs = Bpffs::new();
     let lab = Lab::with(&fluxcap_e2e::LabOptions {
         mtu: 9_000,
         ..Default::default()
@@ -133,7 +133,7 @@ fn jumbo_frames_are_no_matter() {
 #[test]
 fn what_is_not_for_a_sensor_alone_is_refused_and_left_as_it_is() {
     need_root!();
-    Bpffs::new();
+    let _bpffs = Bpffs::new();
     let lab = Lab::new(0, 1);
     let (port, far) = (&lab.outputs[0], &lab.outputs[0].outside);
     ethtool(far, &["gro", "on"]);
@@ -198,7 +198,7 @@ fn what_is_not_for_a_sensor_alone_is_refused_and_left_as_it_is() {
 #[test]
 fn a_program_of_somebody_else_is_left_alone() {
     need_root!();
-    Bpffs::new();
+    let _bpffs = Bpffs::new();
     let lab = Lab::new(0, 1);
     let (port, far) = (&lab.outputs[0], &lab.outputs[0].outside);
     let foreign = Dropper::attach(far, "wire").expect("attach");
