@@ -110,8 +110,8 @@ pub(crate) fn split_list(text: &str) -> Option<Vec<String>> {
     parts.iter().all(|part| !part.is_empty()).then_some(parts)
 }
 
-/// A resource name made of others, joined by dashes: lower case, what a name may not hold becomes a dash, at most 63
-/// characters.
+/// A resource name made of others, joined by dashes: lower case, what a name may not hold becomes a dash, at most 56
+/// characters, as many as a name may have.
 pub fn default_name<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
     let joined = parts
         .into_iter()
@@ -124,7 +124,7 @@ pub fn default_name<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
     });
     clean
         .skip_while(|c| matches!(c, '-' | '_'))
-        .take(63)
+        .take(56)
         .collect()
 }
 
@@ -174,6 +174,6 @@ mod tests {
     fn default_names_are_legal_names() {
         assert_eq!(default_name(["cisco", "Eth0.100"]), "cisco-eth0-100");
         assert_eq!(default_name(["_x", "é"]), "x--");
-        assert_eq!(default_name(["a".repeat(70).as_str(), "b"]).len(), 63);
+        assert_eq!(default_name(["a".repeat(70).as_str(), "b"]).len(), 56);
     }
 }
