@@ -27,11 +27,15 @@ use fluxcap_ring::RingDir;
 use fluxcap_service::{Daemon, Registry};
 use job::{MirrorJob, put};
 use service::MirrorApi;
+use std::process::ExitCode;
 use std::sync::Arc;
 use tonic::service::Routes;
 
-fn main() -> anyhow::Result<()> {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    fluxcap_service::main("mirrord", || run(&Args::parse()))
+}
+
+fn run(args: &Args) -> anyhow::Result<()> {
     let wanted = args.mirrors();
     let daemon = Daemon::start("mirrord", &args.service)?;
     let job = MirrorJob {
@@ -40,7 +44,7 @@ fn main() -> anyhow::Result<()> {
         rings: RingDir::new(args.service.ring_dir()),
         ephemeral: args.service.ephemeral,
     };
-    let mirrors = Registry::new(job, daemon.state_file()?)?;
+    let mirrors = Registry::with_command_line(job, daemon.state_file()?, &wanted)?;
     mirror::sweep(&mirrors);
     for (name, spec) in wanted {
         put(&mirrors, &name, spec).with_context(|| format!("mirror {name}"))?;

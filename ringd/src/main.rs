@@ -33,13 +33,7 @@ use tonic::service::Routes;
 const RPC_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
 fn main() -> ExitCode {
-    match run(&Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("ringd: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    fluxcap_service::main("ringd", || run(&Args::parse()))
 }
 
 fn run(args: &Args) -> anyhow::Result<()> {

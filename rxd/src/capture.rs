@@ -10,7 +10,7 @@ use crate::tap::Backlog;
 use fluxcap_datapath::ring_advice;
 use fluxcap_proto::v1::{self, CaptureSpec, Latency};
 use fluxcap_ring::{Producer, RingDir, RingName};
-use fluxcap_service::{Job, Refusal, State, Worker};
+use fluxcap_service::{Job, Refusal, State, Worker, causes};
 use fluxcap_socket::{Affinity, LinkEvent, LinkWatch, Starvation, poll};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -99,7 +99,8 @@ impl<'w> Capture<'w> {
             remark: None,
             starvation: Starvation::watch(),
             ring: None,
-            links: LinkWatch::open().map_err(|e| format!("cannot watch interfaces: {e}"))?,
+            links: LinkWatch::open()
+                .map_err(|e| format!("cannot watch interfaces: {}", causes(&e)))?,
             opener: opener()?,
             gone: Vec::new(),
             looked: Instant::now(),
@@ -554,7 +555,7 @@ fn inputs(spec: &CaptureSpec) -> Result<Vec<Input>, String> {
 }
 
 fn opener() -> Result<Opener, String> {
-    Opener::new().map_err(|e| format!("cannot make a pipe: {e}"))
+    Opener::new().map_err(|e| format!("cannot make a pipe: {}", causes(&e)))
 }
 
 fn lanes(spec: &CaptureSpec) -> Vec<Lane> {

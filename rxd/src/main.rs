@@ -22,17 +22,21 @@ use fluxcap_proto::v1::capture_service_server::SERVICE_NAME;
 use fluxcap_ring::RingDir;
 use fluxcap_service::{Daemon, Registry};
 use service::CaptureApi;
+use std::process::ExitCode;
 use std::sync::Arc;
 use tonic::service::Routes;
 
-fn main() -> anyhow::Result<()> {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    fluxcap_service::main("rxd", || run(&Args::parse()))
+}
+
+fn run(args: &Args) -> anyhow::Result<()> {
     let wanted = args.captures();
     let daemon = Daemon::start("rxd", &args.service)?;
     let job = CaptureJob {
         rings: RingDir::new(args.service.ring_dir()),
     };
-    let captures = Registry::new(job, daemon.state_file()?)?;
+    let captures = Registry::with_command_line(job, daemon.state_file()?, &wanted)?;
     for (name, spec) in wanted {
         captures
             .put(&name, spec)

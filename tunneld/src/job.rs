@@ -173,10 +173,10 @@ mod tests {
 
     #[test]
     fn rings_have_names_that_rings_can_have() {
-        assert!(refusal(&sending(&["cisco", "a/b"])).starts_with("send.rings: "));
+        assert!(refusal(&sending(&["cisco", "a/b"])).starts_with("rings: "));
         assert!(refusal(&sending(&["a", "a"])).contains("named twice"));
-        assert!(refusal(&receiving("", "")).starts_with("receive.map: "));
-        assert!(refusal(&receiving("a", "A")).starts_with("receive.default_ring: "));
+        assert!(refusal(&receiving("", "")).starts_with("map: "));
+        assert!(refusal(&receiving("a", "A")).starts_with("default-ring: "));
     }
 
     #[test]

@@ -20,17 +20,21 @@ use fluxcap_ring::RingDir;
 use fluxcap_service::{Daemon, Registry};
 use job::{TunnelJob, put};
 use service::TunnelApi;
+use std::process::ExitCode;
 use std::sync::Arc;
 use tonic::service::Routes;
 
-fn main() -> anyhow::Result<()> {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    fluxcap_service::main("tunneld", || run(&Args::parse()))
+}
+
+fn run(args: &Args) -> anyhow::Result<()> {
     let wanted = args.tunnels();
     let daemon = Daemon::start("tunneld", &args.service)?;
     let job = TunnelJob {
         rings: RingDir::new(args.service.ring_dir()),
     };
-    let tunnels = Registry::new(job, daemon.state_file()?)?;
+    let tunnels = Registry::with_command_line(job, daemon.state_file()?, &wanted)?;
     for (name, spec) in wanted {
         put(&tunnels, &name, spec).with_context(|| format!("tunnel {name}"))?;
     }

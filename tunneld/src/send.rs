@@ -373,7 +373,10 @@ fn path(spec: &TunnelSpec) -> Result<Path, String> {
 }
 
 fn watch_failed(error: fluxcap_socket::Error) -> String {
-    format!("cannot watch interfaces: {error}")
+    format!(
+        "cannot watch interfaces: {}",
+        fluxcap_service::causes(&error)
+    )
 }
 
 /// The longest frame to be expected.

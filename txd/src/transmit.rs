@@ -13,7 +13,7 @@ use fluxcap_options::{
 };
 use fluxcap_proto::v1::{self, TransmitSpec};
 use fluxcap_ring::RingDir;
-use fluxcap_service::{Job, Refusal, State, Worker};
+use fluxcap_service::{Job, Refusal, State, Worker, causes};
 use fluxcap_socket::MAX_OUTPUTS;
 use std::time::Instant;
 
@@ -280,5 +280,5 @@ fn reader(worker: &Worker<TransmitSpec, TransmitLive>) -> String {
 fn outputs(spec: &TransmitSpec) -> Result<Outputs, String> {
     let wanted = TransmitIo::from_spec(&spec.io).unwrap_or_default();
     Outputs::new(&spec.interfaces, wanted, spec.qdisc_bypass)
-        .map_err(|error| format!("cannot watch interfaces: {error}"))
+        .map_err(|error| format!("cannot watch interfaces: {}", causes(&error)))
 }

@@ -2,6 +2,7 @@
 
 use crate::output::Output;
 use fluxcap_options::TransmitIo;
+use fluxcap_service::is_lack;
 use fluxcap_socket::{Error, FarEnd, Link, LinkWatch, Live, Sendmmsg, Tc, Transmitter, Xsk};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::{Duration, Instant};
@@ -12,6 +13,9 @@ const LIVE_MTU: u32 = 3390;
 const RETRY_LIVE: Duration = Duration::from_secs(5);
 /// How often that time is doubled: to five minutes.
 const RETRY_DOUBLINGS: u32 = 6;
+
+/// After this time what could not be opened for want of a thread, a descriptor or memory is tried again.
+const RETRY_LACK: Duration = Duration::from_secs(2);
 
 /// A way of sending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +51,9 @@ pub(crate) struct Backends {
     slots: [Slot; Io::ALL.len()],
     /// Those that are being opened come here.
     opening: Option<Receiver<Opened>>,
+    /// Those that the system had no room for, and when they are tried again.
+    lacking: Vec<Io>,
+    again: Instant,
 }
 
 type Opened = (Io, Result<Box<dyn Transmitter>, Error>);
@@ -62,8 +69,8 @@ struct Slot {
 
 /// Why a way of sending cannot be had.
 enum Unfit {
-    /// It is being opened.
-    NotYet,
+    /// It is being opened, or will be: which of the two.
+    NotYet(&'static str),
     /// It cannot be opened, or does not serve the interface.
     Never(String),
 }
@@ -75,12 +82,14 @@ impl Backends {
         let mut backends = Backends {
             slots: Default::default(),
             opening: None,
+            lacking: Vec::new(),
+            again: Instant::now(),
         };
         if matches!(wanted, TransmitIo::Auto | TransmitIo::Sendmmsg) {
             backends.take((Io::Sendmmsg, Ok(Box::new(Sendmmsg::new(qdisc_bypass)))));
         }
         match wanted {
-            TransmitIo::Auto => backends.open_beside(&[Io::Live, Io::Tc]),
+            TransmitIo::Auto => backends.open_beside(vec![Io::Live, Io::Tc]),
             TransmitIo::Live => backends.take((Io::Live, open(Io::Live))),
             TransmitIo::Tc => backends.take((Io::Tc, open(Io::Tc))),
             TransmitIo::AfXdp => backends.take((Io::AfXdp, open(Io::AfXdp))),
@@ -90,12 +99,13 @@ impl Backends {
     }
 
     /// Opens them on a thread of its own, which is in the same network namespace.
-    fn open_beside(&mut self, ios: &'static [Io]) {
+    fn open_beside(&mut self, ios: Vec<Io>) {
         let (sender, receiver) = channel();
+        let wanted = ios.clone();
         let open_all = move || {
-            for io in ios {
+            for io in wanted {
                 // Nobody waits any more when the sender has ended.
-                let _ = sender.send((*io, open(*io)));
+                let _ = sender.send((io, open(io)));
             }
         };
         match std::thread::Builder::new()
@@ -103,13 +113,26 @@ impl Backends {
             .spawn(open_all)
         {
             Ok(_) => self.opening = Some(receiver),
-            Err(error) => tracing::warn!(%error, "cannot start a thread to load BPF programs"),
+            Err(error) => {
+                tracing::debug!(%error, "cannot start a thread to load BPF programs, trying again");
+                ios.into_iter().for_each(|io| self.lack(io));
+            }
         }
     }
 
-    /// Takes over what has been opened meanwhile. True when there is something new.
+    /// Notes one that cannot be had now.
+    fn lack(&mut self, io: Io) {
+        self.lacking.push(io);
+        self.again = Instant::now() + RETRY_LACK;
+    }
+
+    /// Takes over what has been opened meanwhile, and tries again what there was no room for. True when there is something new.
     pub(crate) fn collect(&mut self) -> bool {
         let mut news = false;
+        if !self.lacking.is_empty() && self.opening.is_none() && Instant::now() >= self.again {
+            let lacking = std::mem::take(&mut self.lacking);
+            self.open_beside(lacking);
+        }
         while let Some(opening) = &self.opening {
             match opening.try_recv() {
                 Ok(opened) => self.take(opened),
@@ -125,6 +148,7 @@ impl Backends {
         let slot = &mut self.slots[io as usize];
         match opened {
             Ok(open) => slot.open = Some(open),
+            Err(error) if is_lack(&error) => self.lack(io),
             Err(error) => slot.problem = Some(explain(&error)),
         }
     }
@@ -147,7 +171,10 @@ impl Backends {
         let Some(open) = &mut slot.open else {
             return Err(match &slot.problem {
                 Some(problem) => Unfit::Never(problem.clone()),
-                None if self.opening.is_some() => Unfit::NotYet,
+                None if self.lacking.contains(&io) => {
+                    Unfit::NotYet("waiting for a thread or for open files")
+                }
+                None if self.opening.is_some() => Unfit::NotYet("being prepared"),
                 None => Unfit::Never("is not open".to_owned()),
             });
         };
@@ -326,9 +353,9 @@ pub(crate) fn choose(
                 tracing::info!(interface = %link.name, ifindex = link.index, io = io.as_str(), why = %output.io_reason, "transmitting");
                 return;
             }
-            Err(Unfit::NotYet) => {
+            Err(Unfit::NotYet(why)) => {
                 output.provisional = true;
-                remarks.push(format!("{}: being prepared", io.as_str()));
+                remarks.push(format!("{}: {why}", io.as_str()));
             }
             Err(Unfit::Never(problem)) => remarks.push(format!("{}: {problem}", io.as_str())),
         }

@@ -24,6 +24,16 @@ pub enum Error {
         /// The longest that is taken.
         limit: usize,
     },
+    /// The expression takes longer to compile than anybody waits.
+    #[error(
+        "filter of {bytes} bytes: it takes longer than {seconds} s to compile; use ranges (portrange 1-350) and networks instead of single ports and hosts"
+    )]
+    TooSlow {
+        /// Length of the text.
+        bytes: usize,
+        /// How long was waited.
+        seconds: u64,
+    },
     /// The expression asks for something that is not in a frame, such as its direction.
     #[error("filter {expression:?} looks at data outside of the frame; {advice}")]
     OutsideFrame {

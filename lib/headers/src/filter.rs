@@ -10,6 +10,8 @@
 //! In the kernel a prologue lets through the frames for which the kernel's view differs; those are
 //! checked again in user space, see [`Filter::needs_user_check`].
 
+mod compile;
+
 use crate::bpf::{self, Instruction, View, code};
 use crate::ebpf::{self, TailCalls};
 use crate::{Error, WireFrame};
@@ -59,9 +61,10 @@ impl Filter {
     ///
     /// # Errors
     /// [`Error::Syntax`] with libpcap's message and advice; [`Error::OutsideFrame`] for an expression
-    /// on something that no frame carries (`inbound`, `ifname`); [`Error::TooLong`] beyond 4096 bytes.
+    /// on something that no frame carries (`inbound`, `ifname`); [`Error::TooLong`] beyond 4096 bytes;
+    /// [`Error::TooSlow`] when it takes longer than a client waits.
     pub fn compile(expression: &str, vlan: FilterVlan) -> Result<Filter, Error> {
-        let program = libpcap_program(expression)?;
+        let program = compile::in_time(expression)?;
         if program.iter().any(loads_outside_frame) {
             return Err(Error::OutsideFrame {
                 expression: expression.to_owned(),

@@ -1,10 +1,8 @@
 //! A capture or a transmit on a daemon's command line, and the names of those that were not given one.
 
 use crate::UsageError;
+use fluxcap_service::MAX_NAME;
 use std::str::FromStr;
-
-/// Longest name of a resource that is made of others.
-const LONGEST_NAME: usize = 63;
 
 /// What `rxd --capture IFACE[,IFACE...]:RING` says.
 ///
@@ -110,7 +108,7 @@ pub fn numbered(name: &str, number: u32) -> String {
         return name.to_owned();
     }
     let suffix = format!("-{number}");
-    let room = LONGEST_NAME.saturating_sub(suffix.len());
+    let room = MAX_NAME.saturating_sub(suffix.len());
     let kept: String = name.chars().take(room).collect();
     kept + &suffix
 }
@@ -121,8 +119,8 @@ pub(crate) fn split_list(text: &str) -> Option<Vec<String>> {
     parts.iter().all(|part| !part.is_empty()).then_some(parts)
 }
 
-/// A resource name made of others, joined by dashes: lower case, what a name may not hold becomes a dash, at most 63
-/// characters.
+/// A resource name made of others, joined by dashes: lower case, what a name may not hold becomes a dash, at most 56
+/// characters, as many as a name may have.
 pub fn default_name<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
     let joined = parts
         .into_iter()
@@ -135,7 +133,7 @@ pub fn default_name<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
     });
     clean
         .skip_while(|c| matches!(c, '-' | '_'))
-        .take(LONGEST_NAME)
+        .take(MAX_NAME)
         .collect()
 }
 
@@ -212,6 +210,6 @@ mod tests {
     fn default_names_are_legal_names() {
         assert_eq!(default_name(["cisco", "Eth0.100"]), "cisco-eth0-100");
         assert_eq!(default_name(["_x", "é"]), "x--");
-        assert_eq!(default_name(["a".repeat(70).as_str(), "b"]).len(), 63);
+        assert_eq!(default_name(["a".repeat(70).as_str(), "b"]).len(), 56);
     }
 }

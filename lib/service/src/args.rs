@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 const RAMFS_MAGIC: i64 = 0x8584_58f6;
 const TMPFS_MAGIC: i64 = 0x0102_1994;
 
+/// Units give each daemon a directory in it.
+const STATE_DIR: &str = "/var/lib/fluxcap";
+
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -26,18 +29,26 @@ pub struct ServiceArgs {
         long,
         env = "FLUXCAP_RUN_DIR",
         value_name = "DIR",
-        default_value = "/run/fluxcap"
+        default_value = "/run/fluxcap",
+        hide_env_values = true
     )]
     pub run_dir: PathBuf,
     /// Directory of the rings [default: /ram if that is a ramfs or tmpfs, else /run/fluxcap/rings]
-    #[arg(long = "ring-dir", env = "FLUXCAP_RING_DIR", value_name = "DIR")]
+    #[arg(
+        long = "ring-dir",
+        env = "FLUXCAP_RING_DIR",
+        value_name = "DIR",
+        hide_env_values = true
+    )]
     pub ring_dir: Option<PathBuf>,
-    /// Directory where specs are kept over a restart
+    /// Directory where specs are kept over a restart [default: /var/lib/fluxcap/ and the daemon's name]
     #[arg(
         long,
         env = "FLUXCAP_STATE_DIR",
         value_name = "DIR",
-        default_value = "/var/lib/fluxcap"
+        default_value = STATE_DIR,
+        hide_default_value = true,
+        hide_env_values = true
     )]
     pub state_dir: PathBuf,
     /// Keep nothing over a restart
@@ -58,6 +69,14 @@ pub struct ServiceArgs {
 }
 
 impl ServiceArgs {
+    /// Where a daemon keeps its state: `--state-dir`; when that is left out, where its unit keeps it too.
+    pub fn state_dir(&self, daemon: &str) -> PathBuf {
+        match self.state_dir == Path::new(STATE_DIR) {
+            true => self.state_dir.join(daemon),
+            false => self.state_dir.clone(),
+        }
+    }
+
     /// The directory of the rings: `--ring-dir`, else `/ram` when it is a ramfs or tmpfs mount, else `/run/fluxcap/rings`.
     pub fn ring_dir(&self) -> PathBuf {
         match &self.ring_dir {

@@ -3,7 +3,7 @@
 use crate::{
     Error, Jobs, Notices, Refusal, ServiceArgs, StateFile, Watches,
     instance::{InstanceLock, create_directory},
-    logging, realtime_ns, server, socket_path, systemd,
+    logging, realtime_ns, reserve, server, socket_path, systemd,
 };
 use anyhow::Context;
 use fluxcap_proto::v1::{
@@ -11,9 +11,20 @@ use fluxcap_proto::v1::{
     daemon_service_server::{DaemonService, DaemonServiceServer, SERVICE_NAME},
 };
 use sd_notify::NotifyState;
-use std::{fs, future::Future, sync::Arc, time::Duration};
+use std::{
+    cell::RefCell,
+    fs,
+    future::Future,
+    path::Path,
+    process::ExitCode,
+    sync::{
+        Arc, Barrier,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 use tokio::{
-    runtime,
+    runtime::{self, Runtime},
     signal::unix::{SignalKind, signal},
     sync::{mpsc, oneshot},
     time::timeout,
@@ -31,6 +42,10 @@ const STOP_DEADLINE: Duration = Duration::from_secs(5);
 const DRAIN_DEADLINE: Duration = Duration::from_millis(500);
 const CONTROL_THREADS: usize = 2;
 const BLOCKING_THREADS: usize = 16;
+/// Those of them that are there from the start on, and stay: later the workers may have taken all threads there are.
+const BLOCKING_RESERVE: usize = 4;
+/// For ever, as far as anybody will see.
+const KEEP: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// A daemon that is the only instance in its run directory.
 #[derive(Debug)]
@@ -39,11 +54,13 @@ pub struct Daemon {
     pub name: &'static str,
     /// The options it was started with.
     pub args: ServiceArgs,
-    /// Longest time that a request may take; 5 s unless changed. Streams are not bound by it.
+    /// Longest time that a request may take; ten minutes unless changed: how long a client waits is for the client to say (the deadline
+    /// of its call). Streams are not bound by it.
     pub rpc_timeout: Duration,
     notices: Notices,
     watches: Watches,
     started_ns: u64,
+    runtime: Option<Runtime>,
     _lock: InstanceLock,
 }
 
@@ -53,7 +70,10 @@ impl Daemon {
     pub fn start(name: &'static str, args: &ServiceArgs) -> anyhow::Result<Daemon> {
         logging::init(args)?;
         logging::abort_on_panic();
-        let daemon = Daemon::open(name, args)?;
+        let mut daemon = Daemon::open(name, args)?;
+        // Before any work begins, which may need all there is.
+        reserve::prepare()?;
+        daemon.runtime = Some(control_runtime()?);
         tracing::info!(
             daemon = name,
             version = env!("CARGO_PKG_VERSION"),
@@ -70,10 +90,11 @@ impl Daemon {
         Ok(Daemon {
             name,
             args: args.clone(),
-            rpc_timeout: Duration::from_secs(5),
+            rpc_timeout: Duration::from_secs(600),
             notices: Notices::default(),
             watches: Watches::default(),
             started_ns: realtime_ns(),
+            runtime: None,
             _lock: InstanceLock::acquire(&args.run_dir, name)?,
         })
     }
@@ -93,8 +114,12 @@ impl Daemon {
         if self.args.ephemeral {
             return Ok(None);
         }
-        let file = StateFile::open(&self.args.state_dir, self.name, &self.notices)
+        let dir = self.args.state_dir(self.name);
+        let file = StateFile::open(&dir, self.name, &self.notices)
             .context("no state directory; give a writable one by --state-dir, or keep nothing with --ephemeral")?;
+        if dir != self.args.state_dir {
+            take_over(&self.args.state_dir, file.path());
+        }
         Ok(Some(file))
     }
 
@@ -108,18 +133,15 @@ impl Daemon {
     /// server. `service_names` are the full names of the services in `routes` (the generated `SERVICE_NAME`s), for
     /// health and reflection; health, reflection and `DaemonService` are added here.
     pub fn serve(
-        self,
+        mut self,
         routes: Routes,
         service_names: &[&str],
         jobs: Arc<dyn Jobs>,
     ) -> anyhow::Result<()> {
-        let runtime = runtime::Builder::new_multi_thread()
-            .worker_threads(CONTROL_THREADS)
-            .max_blocking_threads(BLOCKING_THREADS)
-            .thread_name("control")
-            .enable_all()
-            .build()
-            .context("cannot start the control threads")?;
+        let runtime = match self.runtime.take() {
+            Some(runtime) => runtime,
+            None => control_runtime()?,
+        };
         let served = runtime.block_on(async {
             let stop = stop_signal()?;
             self.serve_until(routes, service_names, jobs, stop).await
@@ -210,7 +232,7 @@ impl Daemon {
         let state_dir = if self.args.ephemeral {
             String::new()
         } else {
-            self.args.state_dir.display().to_string()
+            self.args.state_dir(self.name).display().to_string()
         };
         Identity {
             fixed: DaemonMessage {
@@ -228,10 +250,100 @@ impl Daemon {
     }
 }
 
-/// Runs work that may block (a file, a thread to wait for) away from the control threads, for use in a gRPC method.
+/// Runs a daemon, and says in one line why it ended, if it did not end on request. What the command line asked for and cannot be is the
+/// fault of the command line: 2, as for an option that does not exist.
+pub fn main(name: &str, run: impl FnOnce() -> anyhow::Result<()>) -> ExitCode {
+    let Err(error) = run() else {
+        return ExitCode::SUCCESS;
+    };
+    eprintln!("{name}: {error:#}");
+    let refused = error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<Refusal>());
+    match refused {
+        Some(Refusal::Invalid { .. } | Refusal::Precondition(_) | Refusal::AlreadyExists(_)) => {
+            ExitCode::from(2)
+        }
+        _ => ExitCode::FAILURE,
+    }
+}
+
+/// The threads of the control side, with those that requests need.
+fn control_runtime() -> anyhow::Result<Runtime> {
+    reserve::try_threads(CONTROL_THREADS + BLOCKING_RESERVE)?;
+    let runtime = runtime::Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_keep_alive(KEEP)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .context("cannot start the control threads")?;
+    // Each waits for the others, so that there are as many.
+    let all = Arc::new(Barrier::new(BLOCKING_RESERVE + 1));
+    for _ in 0..BLOCKING_RESERVE {
+        let all = Arc::clone(&all);
+        runtime.spawn_blocking(move || all.wait());
+    }
+    all.wait();
+    Ok(runtime)
+}
+
+/// Daemons that were started by hand used to keep their state beside the directories of the units.
+fn take_over(before: &Path, path: &Path) {
+    let Some(name) = path.file_name() else { return };
+    let old = before.join(name);
+    if !path.exists() && old.exists() {
+        match fs::rename(&old, path) {
+            Ok(()) => {
+                tracing::info!(from = %old.display(), to = %path.display(), "took over the state")
+            }
+            Err(error) => {
+                tracing::warn!(from = %old.display(), %error, "cannot take over the state")
+            }
+        }
+    }
+}
+
+thread_local! {
+    /// Set on a thread that works for a request: whether the client has gone.
+    static ABANDONED: RefCell<Option<Arc<AtomicBool>>> = const { RefCell::new(None) };
+}
+
+/// Refuses when the client of the request that this thread works for waits no longer: it was told, or takes it, that the request
+/// has failed, so that must be true. Ask right before something is made. Anywhere else than in [`blocking`] the answer is yes.
+pub fn still_wanted() -> Result<(), Refusal> {
+    let abandoned = ABANDONED.with_borrow(|it| it.as_ref().is_some_and(|it| it.load(Relaxed)));
+    match abandoned {
+        false => Ok(()),
+        true => Err(Refusal::Unavailable(
+            "the client has not waited, nothing was done".to_owned(),
+        )),
+    }
+}
+
+/// Tells the thread that works for a request that nobody waits any more.
+struct Waiting(Arc<AtomicBool>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+/// Runs work that may block (a file, a thread to wait for) away from the control threads, for use in a gRPC method. It goes on when the
+/// client goes away, and learns of that by [`still_wanted`].
 pub async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
 ) -> Result<T, Status> {
+    let waiting = Waiting(Arc::default());
+    let abandoned = Arc::clone(&waiting.0);
+    let work = move || {
+        ABANDONED.set(Some(abandoned));
+        let done = work();
+        ABANDONED.set(None);
+        done
+    };
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result.map_err(Status::from),
         Err(error) => Err(Status::internal(format!(

@@ -67,6 +67,20 @@ pub enum Error {
     },
 }
 
+/// An error with the causes that it does not name itself.
+pub fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
 /// Why a request is refused; becomes a gRPC status. The text says what to do next.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Refusal {
@@ -77,9 +91,9 @@ pub enum Refusal {
     #[error("{0}")]
     AlreadyExists(String),
     /// A field of the request is wrong whatever the state of the system: INVALID_ARGUMENT.
-    #[error("{}: {message}", field.strip_prefix("spec.").unwrap_or(field))]
+    #[error("{}: {message}", option(field))]
     Invalid {
-        /// Field of the request, for instance "spec.snaplen". People read "snaplen" in the text, programs all of it in the details.
+        /// Field of the request, for instance "spec.buffer_bytes". People read "buffer" in the text, programs all of it in the details.
         field: String,
         /// What is wrong with it and what would be right.
         message: String,
@@ -119,6 +133,16 @@ impl Refusal {
     }
 }
 
+/// What the option for a field is called: the units are for programs.
+fn option(field: &str) -> String {
+    let last = field.rsplit('.').next().unwrap_or(field);
+    let plain = ["_bytes", "_us", "_ms", "_ns"]
+        .iter()
+        .find_map(|unit| last.strip_suffix(unit))
+        .unwrap_or(last);
+    plain.replace('_', "-")
+}
+
 /// Whether a field is one of the request itself.
 fn of_request(field: &str) -> bool {
     ["name", "update_mask"].contains(&field) || field.starts_with("spec")
@@ -139,6 +163,26 @@ impl From<Refusal> for Status {
             Refusal::Exhausted(_) => Status::resource_exhausted(text),
             Refusal::Unavailable(_) => Status::unavailable(text),
             Refusal::Internal(_) => Status::internal(text),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_speak_of_options_and_details_of_fields() {
+        for (field, text) in [
+            ("spec.size_bytes", "size: too small"),
+            ("merge_window_us", "merge-window: too small"),
+            ("spec.rules[1].action", "action: too small"),
+            ("name", "name: too small"),
+        ] {
+            let refusal = Refusal::invalid(field, "too small");
+            assert_eq!(refusal.to_string(), text);
+            let details = Status::from(refusal).get_details_bad_request();
+            assert_eq!(details.expect("details").field_violations[0].field, field);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Named workers with a spec each: what rxd, txd and their kin have in common.
 
-use crate::{Refusal, State, StateFile, Worker, WorkerOf, lock};
+use crate::{Refusal, State, StateFile, Worker, WorkerOf, lock, still_wanted};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     collections::BTreeMap,
@@ -12,7 +12,9 @@ use std::{
 
 /// How long a worker that is deleted may take to return.
 const DELETE_DEADLINE: Duration = Duration::from_secs(5);
-const MAX_NAME: usize = 63;
+/// Longest name of a resource, in characters: with every prefix that it gets (`tunneld NAME` as the label of a reader of a ring) it stays
+/// below 64 bytes.
+pub const MAX_NAME: usize = 56;
 
 /// What the workers of a daemon do.
 pub trait Job: Send + Sync + 'static {
@@ -33,7 +35,7 @@ pub trait Job: Send + Sync + 'static {
     ) -> Result<(), Refusal>;
 
     /// Does the work, on a thread of its own, until `worker.stop_requested()`. Returning before that is a failure that
-    /// `worker.set_state(State::Failed, why)` should explain, or the end of a bounded task (`State::Ended`); a changed spec then runs it
+    /// `worker.set_state(State::Failed, why)` should explain, and that is tried again now and then, or the end of a bounded task (`State::Ended`); a changed spec then runs it
     /// again.
     fn run(&self, worker: &Worker<Self::Spec, Self::Live>);
 
@@ -60,6 +62,8 @@ pub trait Jobs: Send + Sync + 'static {
         let _ = limit;
         None
     }
+    /// Tries again what could not begin. Called about once a second, on a control thread: it must not wait.
+    fn retry(&self) {}
 }
 
 /// Resources by state.
@@ -110,10 +114,31 @@ impl<J: Job> Registry<J> {
     /// Starts a worker for each spec in the state file. A spec that is refused today stays, as failed, so that it is
     /// not lost.
     pub fn new(job: J, store: Option<StateFile>) -> anyhow::Result<Registry<J>> {
-        let restored: BTreeMap<String, J::Spec> = match &store {
+        Registry::with_command_line(job, store, &[])
+    }
+
+    /// The same for a daemon whose command line asks for `work`: what an earlier one asked for, and this one does not, ends.
+    /// [`put`](Registry::put) begins what this one asks for.
+    pub fn with_command_line(
+        job: J,
+        store: Option<StateFile>,
+        work: &[(String, J::Spec)],
+    ) -> anyhow::Result<Registry<J>> {
+        let mut restored: BTreeMap<String, J::Spec> = match &store {
             Some(store) => store.load()?,
             None => BTreeMap::new(),
         };
+        let mut ended = false;
+        let before = store.as_ref().map(StateFile::command_line);
+        for name in before.unwrap_or_default() {
+            if !work.iter().any(|(wanted, _)| *wanted == name)
+                && let Some(spec) = restored.remove(&name)
+            {
+                tracing::info!(kind = J::KIND, name, "no longer on the command line, ended");
+                job.removed(&name, &spec);
+                ended = true;
+            }
+        }
         let registry = Registry(Arc::new(Inner {
             job: Arc::new(job),
             changes: Mutex::new(Changes {
@@ -126,13 +151,17 @@ impl<J: Job> Registry<J> {
         for (name, spec) in restored {
             let valid =
                 check_name(&name).and_then(|()| registry.0.job.validate(&name, &spec, &others));
-            let worker = Arc::new(Worker::new(J::KIND, &name, spec.clone())?);
+            let worker = Arc::new(Worker::idle(J::KIND, &name, spec.clone()));
             lock(&registry.0.workers).insert(name.clone(), Arc::clone(&worker));
             match valid {
-                Ok(()) => registry.start(&worker)?,
+                // One that cannot have a thread waits for it.
+                Ok(()) => drop(registry.start(&worker)),
                 Err(refusal) => worker.set_state(State::Failed, refusal.to_string()),
             }
             others.push((name, spec));
+        }
+        if ended {
+            registry.save(&lock(&registry.0.changes));
         }
         Ok(registry)
     }
@@ -146,6 +175,11 @@ impl<J: Job> Registry<J> {
         validate_only: bool,
     ) -> Result<Arc<WorkerOf<J>>, Refusal> {
         check_name(name)?;
+        // What takes long (a filter) is done here, where nobody waits for the lock; below it is known already.
+        let same = |existing: Arc<WorkerOf<J>>| *existing.spec() == spec;
+        if !self.get(name).is_ok_and(same) {
+            self.0.job.validate(name, &spec, &[])?;
+        }
         let changes = lock(&self.0.changes);
         self.refuse_when_stopping(&changes)?;
         if let Ok(existing) = self.get(name) {
@@ -161,11 +195,13 @@ impl<J: Job> Registry<J> {
             )));
         }
         self.0.job.validate(name, &spec, &self.others(name))?;
-        let worker = Arc::new(Worker::new(J::KIND, name, spec).map_err(no_resources::<J>)?);
+        let worker = Arc::new(Worker::idle(J::KIND, name, spec));
         if validate_only {
             return Ok(worker);
         }
-        self.start(&worker).map_err(no_resources::<J>)?;
+        still_wanted()?;
+        // One that cannot have a thread or a descriptor waits for it.
+        let _ = self.start(&worker);
         lock(&self.0.workers).insert(name.to_owned(), Arc::clone(&worker));
         self.save(&changes);
         tracing::info!(kind = J::KIND, name, "created");
@@ -173,18 +209,33 @@ impl<J: Job> Registry<J> {
     }
 
     /// Starts a worker, or gives the one of that name this spec: for work that the command line asks for.
+    /// It is marked in the state, unless a client had asked for the same before.
     pub fn put(&self, name: &str, spec: J::Spec) -> Result<Arc<WorkerOf<J>>, Refusal> {
+        if self
+            .get(name)
+            .is_ok_and(|existing| *existing.spec() == spec)
+        {
+            return self.create(name, spec, false);
+        }
+        if let Some(store) = &lock(&self.0.changes).store {
+            store.mark_command_line(name, true);
+        }
         match self.create(name, spec.clone(), false) {
-            Err(Refusal::AlreadyExists(_)) => self.update(
-                name,
-                |old| {
-                    *old = spec;
+            Err(Refusal::AlreadyExists(_)) => {
+                let change = |old: &mut J::Spec| {
+                    old.clone_from(&spec);
                     Ok(())
-                },
-                false,
-            ),
+                };
+                self.update(name, change, false)
+            }
             done => done,
         }
+    }
+
+    /// Whether all of the saved state was understood. If not, what belongs to a name that is not here may still be wanted.
+    pub fn state_is_complete(&self) -> bool {
+        let changes = lock(&self.0.changes);
+        changes.store.as_ref().is_none_or(StateFile::is_complete)
     }
 
     /// Changes the spec of a worker in place: `change` works on a copy, which is then validated. A worker that had
@@ -192,9 +243,18 @@ impl<J: Job> Registry<J> {
     pub fn update(
         &self,
         name: &str,
-        change: impl FnOnce(&mut J::Spec) -> Result<(), Refusal>,
+        change: impl Fn(&mut J::Spec) -> Result<(), Refusal>,
         validate_only: bool,
     ) -> Result<Arc<WorkerOf<J>>, Refusal> {
+        let changed = |old: &J::Spec| {
+            let mut spec = J::Spec::clone(old);
+            change(&mut spec)?;
+            Ok(spec)
+        };
+        // As in `create`: what takes long is done before anybody has to wait for the lock.
+        let before = self.get(name)?.spec();
+        let planned = changed(&before)?;
+        self.0.job.validate(name, &planned, &[])?;
         let changes = lock(&self.0.changes);
         self.refuse_when_stopping(&changes)?;
         let worker = self.get(name)?;
@@ -202,19 +262,21 @@ impl<J: Job> Registry<J> {
             return Err(being_deleted::<J>(name));
         }
         let old = worker.spec();
-        let mut spec = J::Spec::clone(&old);
-        change(&mut spec)?;
+        let spec = match Arc::ptr_eq(&before, &old) {
+            true => planned,
+            false => changed(&old)?,
+        };
         self.0.job.validate(name, &spec, &self.others(name))?;
         if validate_only {
-            return Ok(Arc::new(
-                Worker::new(J::KIND, name, spec).map_err(no_resources::<J>)?,
-            ));
+            return Ok(Arc::new(Worker::idle(J::KIND, name, spec)));
         }
+        still_wanted()?;
         if spec == *old && !worker.state().0.is_over() {
             return Ok(worker);
         }
         worker.update(spec);
-        self.start(&worker).map_err(no_resources::<J>)?;
+        // Without a thread it waits for one, with the spec that it has now.
+        let _ = self.start(&worker);
         self.save(&changes);
         tracing::info!(kind = J::KIND, name, "updated");
         Ok(worker)
@@ -222,12 +284,26 @@ impl<J: Job> Registry<J> {
 
     /// Ends a worker for good and waits until its thread has returned.
     pub fn delete(&self, name: &str) -> Result<(), Refusal> {
+        still_wanted()?;
+        self.remove(name)
+    }
+
+    /// The same, whether somebody waits for it or not.
+    pub(crate) fn remove(&self, name: &str) -> Result<(), Refusal> {
         let worker = {
             let changes = lock(&self.0.changes);
             self.refuse_when_stopping(&changes)?;
-            let worker = self.get(name)?;
+            let worker = match self.get(name) {
+                Ok(worker) => worker,
+                // An entry that was not understood can be got rid of by its name.
+                Err(_) if self.forget(&changes, name) => return Ok(()),
+                Err(refusal) => return Err(refusal),
+            };
             if !worker.mark_deleting() {
                 return Err(being_deleted::<J>(name));
+            }
+            if let Some(store) = &changes.store {
+                store.mark_command_line(name, false);
             }
             // Off the disk first: should the daemon be killed now, it does not come back.
             self.save(&changes);
@@ -310,15 +386,30 @@ impl<J: Job> Registry<J> {
         let (job, own) = (Arc::clone(&self.0.job), Arc::clone(worker));
         // The kernel shows 15 bytes of it, so the name comes first.
         let name = format!("{}-{}", worker.name(), J::KIND);
-        let started = thread::Builder::new()
-            .name(name)
-            .spawn(move || own.run_thread(|| job.run(&own)));
+        let started = worker.make_wake().and_then(|()| {
+            thread::Builder::new()
+                .name(name)
+                .spawn(move || own.run_thread(|| job.run(&own)))
+        });
         if let Err(error) = started {
             worker.disclaim_thread();
-            worker.set_state(State::Failed, format!("cannot start a thread: {error}"));
+            let reason = format!("cannot start a thread: {error}; trying again");
+            worker.set_state(State::Waiting, reason);
             return Err(error);
         }
         Ok(())
+    }
+
+    /// Drops an entry of the state file that was not understood; false when there is none of that name.
+    fn forget(&self, changes: &Changes, name: &str) -> bool {
+        let forgotten = changes
+            .store
+            .as_ref()
+            .is_some_and(|store| store.forget(name));
+        if forgotten {
+            self.save(changes);
+        }
+        forgotten
     }
 
     fn others(&self, name: &str) -> Vec<(String, J::Spec)> {
@@ -353,6 +444,28 @@ impl<J: Job> Registry<J> {
 }
 
 impl<J: Job> Jobs for Registry<J> {
+    fn retry(&self) {
+        // Somebody changes something: the next time is soon enough.
+        let Ok(changes) = self.0.changes.try_lock() else {
+            return;
+        };
+        if changes.stopping {
+            return;
+        }
+        for worker in self.list() {
+            if worker.deleting() || !worker.is_due() {
+                continue;
+            }
+            let (name, spec) = (worker.name(), worker.spec());
+            let valid = check_name(name)
+                .and_then(|()| self.0.job.validate(name, &spec, &self.others(name)));
+            match valid {
+                Ok(()) => drop(self.start(&worker)),
+                Err(refusal) => worker.set_state(State::Failed, refusal.to_string()),
+            }
+        }
+    }
+
     fn stop(&self, deadline: Duration) {
         Registry::stop(self, deadline);
     }
@@ -381,14 +494,7 @@ fn being_deleted<J: Job>(name: &str) -> Refusal {
     ))
 }
 
-fn no_resources<J: Job>(error: io::Error) -> Refusal {
-    Refusal::Exhausted(format!(
-        "cannot start a {}: {error}; raise the limits on threads and open files, or delete some",
-        J::KIND
-    ))
-}
-
-/// Names go into thread names, logs and labels: 1 to 63 of `[A-Za-z0-9_.:+@-]`, the first one a letter or digit.
+/// Names go into thread names, logs and labels: 1 to 56 of `[A-Za-z0-9_.:+@-]`, the first one a letter or digit.
 fn check_name(name: &str) -> Result<(), Refusal> {
     let first = name
         .bytes()

@@ -18,6 +18,9 @@
 //! * This crate knows neither packets nor rings.
 //! * At most one instance of a daemon lives in a run directory; a lock held by the kernel says so, not a file's existence.
 //! * A spec that was accepted is either on disk or shown as "not saved" in the notices of `DaemonService`.
+//! * A worker for which the system lacks a thread or descriptors waits and is tried again, and the control side keeps some of both for
+//!   itself: it answers whatever the workers have taken.
+//! * What was answered as failed because the client waited no longer is not done ([`still_wanted`]).
 //! * The end of a daemon is in order: workers, then the server. No open stream holds it up.
 
 mod args;
@@ -31,6 +34,7 @@ mod logging;
 mod mask;
 mod notices;
 mod request;
+mod reserve;
 mod resource;
 mod server;
 mod state;
@@ -41,12 +45,13 @@ mod worker;
 
 pub use args::{LogFormat, ServiceArgs, socket_path};
 pub use counter::Counter;
-pub use daemon::{Daemon, MAX_MESSAGE_BYTES, blocking};
-pub use error::{Error, Refusal};
-pub use jobs::{Counts, Job, Jobs, Registry};
+pub use daemon::{Daemon, MAX_MESSAGE_BYTES, blocking, main, still_wanted};
+pub use error::{Error, Refusal, causes};
+pub use jobs::{Counts, Job, Jobs, MAX_NAME, Registry};
 pub use mask::apply_mask;
 pub use notices::Notices;
 pub use request::{checked, page};
+pub use reserve::is_lack;
 pub use resource::{Api, Resource, WorkerOf};
 pub use state::StateFile;
 pub use units::{format_size, parse_duration, parse_size};

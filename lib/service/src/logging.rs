@@ -1,13 +1,15 @@
 //! Logs go to standard error; a panic is logged and ends the process.
 
 use crate::{Error, LogFormat, ServiceArgs};
+use rustix::fs::fstat;
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
     env,
-    io::{IsTerminal, stderr},
+    io::{self, IsTerminal, Write, stderr},
     panic, process, thread,
 };
-use tracing_subscriber::{EnvFilter, filter::LevelFilter};
+use tracing::{Level, Metadata};
+use tracing_subscriber::{EnvFilter, filter::LevelFilter, fmt::MakeWriter};
 
 /// Checks `--log-level`. A word that is no level would be taken for the name of a module, and silence all others.
 pub(crate) fn level(text: &str) -> Result<String, Error> {
@@ -27,23 +29,82 @@ pub(crate) fn init(args: &ServiceArgs) -> Result<(), Error> {
     let filter = EnvFilter::try_new(&args.log_level).map_err(|_| Error::LogLevel {
         text: args.log_level.clone(),
     })?;
+    let journal = is_journal();
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(stderr)
+        .with_writer(Lines { journal })
         .with_target(false)
         .with_ansi(stderr().is_terminal());
     let result = match args.log_format {
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
         // The journal has a time of its own for each line.
-        LogFormat::Text if env::var_os("JOURNAL_STREAM").is_some() => {
-            builder.without_time().try_init()
-        }
+        LogFormat::Text if journal => builder.without_time().try_init(),
         LogFormat::Text => builder.try_init(),
     };
     if result.is_err() {
         tracing::debug!("a log subscriber is already set");
     }
     Ok(())
+}
+
+/// Whether standard error goes to the journal: systemd names its device and inode. A program whose error output was led elsewhere
+/// inherits the variable all the same.
+fn is_journal() -> bool {
+    let named = env::var("JOURNAL_STREAM").unwrap_or_default();
+    fstat(stderr()).is_ok_and(|it| named == format!("{}:{}", it.st_dev, it.st_ino))
+}
+
+/// Standard error. In the journal each line begins with its priority, as sd-daemon(3) has it.
+struct Lines {
+    journal: bool,
+}
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = Line;
+
+    fn make_writer(&'a self) -> Line {
+        Line(None)
+    }
+
+    fn make_writer_for(&'a self, meta: &Metadata<'_>) -> Line {
+        Line(self.journal.then(|| priority(*meta.level())))
+    }
+}
+
+/// Where one event is written to, as a whole.
+struct Line(Option<&'static str>);
+
+impl Write for Line {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.0 {
+            Some(priority) => stderr().write_all(&each_line(priority, bytes))?,
+            None => stderr().write_all(bytes)?,
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        stderr().flush()
+    }
+}
+
+fn priority(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "<3>",
+        Level::WARN => "<4>",
+        Level::INFO => "<6>",
+        Level::DEBUG | Level::TRACE => "<7>",
+    }
+}
+
+/// The lines of one event, each with the priority in front: for the journal each is an entry of its own.
+fn each_line(priority: &str, bytes: &[u8]) -> Vec<u8> {
+    let mut lines = Vec::with_capacity(bytes.len() + priority.len());
+    for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+        lines.extend_from_slice(priority.as_bytes());
+        lines.extend_from_slice(line);
+    }
+    lines
 }
 
 /// A thread that panicked leaves unknown state behind: the supervisor's restart is safer than going on without it.
@@ -64,6 +125,16 @@ pub(crate) fn abort_on_panic() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_line_in_the_journal_has_its_priority() {
+        let lines = each_line(priority(Level::ERROR), b"a panic\n  at main\n");
+        assert_eq!(lines, b"<3>a panic\n<3>  at main\n");
+        assert_eq!(
+            each_line(priority(Level::INFO), b"started\n"),
+            b"<6>started\n"
+        );
+    }
 
     #[test]
     fn a_word_that_is_no_level_is_refused_rather_than_silence_the_log() {

@@ -4,7 +4,7 @@
 
 use crate::{
     Job, Refusal, Registry, WatchStream, Watches, Worker, apply_mask, blocking, interval_stream,
-    page, realtime_ns,
+    page, realtime_ns, still_wanted,
 };
 use prost::Message;
 use std::{fmt, sync::Arc};
@@ -81,9 +81,18 @@ impl<J: Resource> Api<J> {
     ) -> Result<J::Message, Status> {
         let registry = self.registry.clone();
         blocking(move || {
+            let new = !validate_only && registry.get(&name).is_err();
             let worker = J::create(&registry, &name, spec.unwrap_or_default(), validate_only)
                 .map_err(Refusal::in_spec)?;
-            Ok(answer::<J>(&worker, validate_only))
+            let message = answer::<J>(&worker, validate_only);
+            match still_wanted() {
+                // It came to be while nobody waited for it any more, who takes it as not made.
+                Err(refusal) if new => {
+                    registry.remove(&name)?;
+                    Err(refusal)
+                }
+                _ => Ok(message),
+            }
         })
         .await
     }

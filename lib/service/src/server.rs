@@ -1,6 +1,10 @@
 //! The control socket: how it is bound, and what one client may take of the daemon.
 
-use crate::{Error, authority::AnyAuthority};
+use crate::{
+    Error,
+    authority::AnyAuthority,
+    reserve::{self, Refill},
+};
 use std::{
     fs, io,
     os::unix::fs::PermissionsExt,
@@ -101,7 +105,11 @@ pub(crate) async fn accept(
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                // Out of descriptors or memory: clients can wait, the data plane goes on.
+                // Out of descriptors: some were held for this.
+                if reserve::release(1) {
+                    continue;
+                }
+                // Clients can wait, the data plane goes on.
                 tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(ACCEPT_RETRY).await;
                 continue;
@@ -114,6 +122,7 @@ pub(crate) async fn accept(
                         stream,
                         incoming: AnyAuthority::new(),
                         _permit: permit,
+                        _refill: Refill,
                     }))
                     .await
                     .is_err()
@@ -134,6 +143,8 @@ pub(crate) struct Connection {
     stream: UnixStream,
     incoming: AnyAuthority,
     _permit: OwnedSemaphorePermit,
+    /// Behind the stream, so that its descriptor is free by then.
+    _refill: Refill,
 }
 
 impl Connected for Connection {

@@ -1,13 +1,13 @@
 //! What systemd is told (sd_notify(3)); without NOTIFY_SOCKET all of it does nothing.
 
-use crate::Jobs;
+use crate::{Jobs, reserve};
 use sd_notify::NotifyState;
 use std::{sync::Arc, time::Duration};
 use tokio::time::{MissedTickBehavior, interval};
 
 /// A worker that has not turned its loop for so long hangs. With WatchdogSec=10 the restart comes within 15 s.
 const STALL_LIMIT: Duration = Duration::from_secs(5);
-const STATUS_PERIOD: Duration = Duration::from_secs(5);
+const STATUS_PERIOD: Duration = Duration::from_secs(1);
 
 pub(crate) fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
@@ -15,7 +15,7 @@ pub(crate) fn notify(states: &[NotifyState<'_>]) {
     }
 }
 
-/// Keeps systemd's status line true and feeds its watchdog as long as no worker hangs. Never returns.
+/// Tries again what could not begin, keeps systemd's status line true and feeds its watchdog as long as no worker hangs. Never returns.
 pub(crate) async fn report(jobs: Arc<dyn Jobs>) {
     let watchdog = sd_notify::watchdog_enabled();
     let mut ticks =
@@ -24,6 +24,8 @@ pub(crate) async fn report(jobs: Arc<dyn Jobs>) {
     let mut last = String::new();
     loop {
         ticks.tick().await;
+        jobs.retry();
+        reserve::fill();
         let counts = jobs.counts();
         let status = format!(
             "{} running, {} waiting, {} failed",

@@ -1,6 +1,6 @@
 //! What a worker thread and the control side share.
 
-use crate::lock;
+use crate::{lock, reserve::tells_of_lack};
 use fluxcap_proto::v1;
 use rustix::{
     event::{EventfdFlags, eventfd},
@@ -10,7 +10,7 @@ use std::{
     fmt, io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{
-        Arc, Condvar, Mutex,
+        Arc, Condvar, Mutex, OnceLock,
         atomic::{
             AtomicBool, AtomicU64,
             Ordering::{Acquire, Relaxed, Release},
@@ -23,6 +23,10 @@ use std::{
 /// Lines that one worker may log for its changes of state in one second.
 const STATE_LINES_PER_SECOND: u32 = 10;
 
+/// Time after which a worker that could not begin is tried again; how often it is doubled, to a minute.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const RETRY_DOUBLINGS: u32 = 6;
+
 /// What a worker is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
@@ -32,7 +36,7 @@ pub enum State {
     Running,
     /// Something that it needs is missing; it resumes by itself.
     Waiting,
-    /// Gave up until its spec changes.
+    /// Could not do what its spec says; it is tried again now and then, and when the spec changes.
     Failed,
     /// Did what it was to do, until its spec changes.
     Ended,
@@ -85,11 +89,14 @@ pub struct Worker<S, L> {
     spec: Mutex<SpecCell<S>>,
     state: Mutex<StateCell>,
     /// Eventfd: readable while there is a request to stop or a spec that the worker has not read.
-    wake: OwnedFd,
+    /// It is made before the thread is.
+    wake: OnceLock<OwnedFd>,
     thread_alive: Mutex<bool>,
     thread_ended: Condvar,
     /// The beat that the watchdog saw last, and since when it has not changed.
     seen_beat: Mutex<(u64, Instant)>,
+    /// How often it was tried again since it ran last, and when it was last.
+    attempts: Mutex<(u32, Instant)>,
 }
 
 struct SpecCell<S> {
@@ -108,8 +115,15 @@ struct StateCell {
 impl<S, L: Default> Worker<S, L> {
     /// A worker without a thread. Daemons get theirs from a `Registry`; this is for tests of what runs in one.
     pub fn new(kind: &'static str, name: &str, spec: S) -> io::Result<Worker<S, L>> {
+        let worker = Worker::idle(kind, name, spec);
+        worker.make_wake()?;
+        Ok(worker)
+    }
+
+    /// A worker that cannot be run yet: it has no descriptor, and is there whatever the system lacks.
+    pub(crate) fn idle(kind: &'static str, name: &str, spec: S) -> Worker<S, L> {
         let now = Instant::now();
-        Ok(Worker {
+        Worker {
             kind,
             name: name.to_owned(),
             live: L::default(),
@@ -128,11 +142,12 @@ impl<S, L: Default> Worker<S, L> {
                 lines: 0,
                 suppressed: 0,
             }),
-            wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            wake: OnceLock::new(),
             thread_alive: Mutex::new(false),
             thread_ended: Condvar::new(),
             seen_beat: Mutex::new((0, now)),
-        })
+            attempts: Mutex::new((0, now)),
+        }
     }
 }
 
@@ -182,7 +197,11 @@ impl<S, L> Worker<S, L> {
 
     /// Readable while there is a request to stop, or an update that the worker's thread has not read by `spec`.
     pub fn wake_fd(&self) -> BorrowedFd<'_> {
-        self.wake.as_fd()
+        match self.wake.get() {
+            Some(wake) => wake.as_fd(),
+            // No thread runs without one.
+            None => rustix::stdio::stdin(),
+        }
     }
 
     /// Says what the worker is doing, and why when that is not plain. Cheap when nothing changes; a change is logged.
@@ -193,6 +212,9 @@ impl<S, L> Worker<S, L> {
         }
         let from = cell.state;
         cell.state = state;
+        if state == State::Running {
+            lock(&self.attempts).0 = 0;
+        }
         cell.reason = reason.into();
         if cell.window.elapsed() >= Duration::from_secs(1) {
             cell.window = Instant::now();
@@ -251,18 +273,51 @@ impl<S, L> Worker<S, L> {
             let seen = self.generation();
             body();
             if !self.stop.load(Relaxed) && !lock(&self.state).state.is_over() {
-                self.set_state(
-                    State::Failed,
-                    "ended by itself; change or re-create it to start it again",
-                );
+                self.set_state(State::Failed, "ended by itself; it is tried again");
             }
+            self.wait_for_what_is_lacking();
             let mut alive = lock(&self.thread_alive);
             if self.stop.load(Relaxed) || self.generation() == seen {
+                lock(&self.attempts).1 = Instant::now();
                 *alive = false;
                 self.thread_ended.notify_all();
                 return;
             }
         }
+    }
+
+    /// A failure for want of descriptors or memory is a matter of time: the worker waits, and is tried again.
+    fn wait_for_what_is_lacking(&self) {
+        let (state, reason) = self.state();
+        if state == State::Failed && tells_of_lack(&reason) && !self.stop.load(Relaxed) {
+            self.set_state(State::Waiting, format!("{reason}; trying again"));
+        }
+    }
+
+    /// Makes what `wake_fd` needs, unless it is there.
+    pub(crate) fn make_wake(&self) -> io::Result<()> {
+        if self.wake.get().is_none() {
+            let made = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+            // Somebody else may have been faster.
+            let _ = self.wake.set(made);
+        }
+        Ok(())
+    }
+
+    /// Whether a worker that has no thread is to be tried again now: after a second, and after twice as long each further
+    /// time. One that has done what it was to do is not.
+    pub(crate) fn is_due(&self) -> bool {
+        let over = self.stop.load(Relaxed) || self.state().0 == State::Ended;
+        if over || *lock(&self.thread_alive) {
+            return false;
+        }
+        let (count, last) = &mut *lock(&self.attempts);
+        let pause = FIRST_RETRY * (1 << (*count).min(RETRY_DOUBLINGS));
+        if last.elapsed() < pause {
+            return false;
+        }
+        (*count, *last) = (*count + 1, Instant::now());
+        true
     }
 
     /// True when the caller must start a thread for this worker: it has none.
@@ -303,13 +358,17 @@ impl<S, L> Worker<S, L> {
     }
 
     fn ring_wake(&self) {
-        // Fails only when the counter is full, and then it is readable anyway.
-        let _ = write(&self.wake, &1_u64.to_ne_bytes());
+        if let Some(wake) = self.wake.get() {
+            // Fails only when the counter is full, and then it is readable anyway.
+            let _ = write(wake, &1_u64.to_ne_bytes());
+        }
     }
 
     fn drain_wake(&self) {
-        // Fails only when there is nothing to take.
-        let _ = read(&self.wake, &mut [0; 8]);
+        if let Some(wake) = self.wake.get() {
+            // Fails only when there is nothing to take.
+            let _ = read(wake, &mut [0; 8]);
+        }
         if self.stop.load(Acquire) {
             self.ring_wake();
         }

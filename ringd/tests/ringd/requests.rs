@@ -132,12 +132,12 @@ async fn wrong_requests_are_refused_with_what_would_be_right() {
     assert_refused(
         create(&ringd, request("a", 0)).await,
         Code::InvalidArgument,
-        &["size_bytes"],
+        &["size: "],
     );
     assert_refused(
         create(&ringd, request("a", 1)).await,
         Code::InvalidArgument,
-        &["size_bytes"],
+        &["size: "],
     );
     let mode = CreateRingRequest {
         spec: Some(RingSpec { mode: 9, ..spec(M) }),
@@ -151,7 +151,7 @@ async fn wrong_requests_are_refused_with_what_would_be_right() {
     assert_refused(
         create(&ringd, none).await,
         Code::InvalidArgument,
-        &["size_bytes"],
+        &["size: "],
     );
     assert_refused(delete(&ringd, "a").await, Code::NotFound, &["ring list"]);
     let get = ringd

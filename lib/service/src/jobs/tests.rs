@@ -179,7 +179,7 @@ fn validate_only_starts_and_changes_nothing() {
 #[test]
 fn names_that_are_none_are_refused() {
     let registry = registry(None);
-    for name in ["", "-a", ".", "a/b", "a b", "a\n", "ä", &"a".repeat(64)] {
+    for name in ["", "-a", ".", "a/b", "a b", "a\n", "ä", &"a".repeat(57)] {
         assert!(
             matches!(
                 registry.create(name, spec(1), false),
@@ -189,7 +189,7 @@ fn names_that_are_none_are_refused() {
         );
     }
     registry
-        .create(&"a".repeat(63), spec(1), false)
+        .create(&"a".repeat(56), spec(1), false)
         .expect("create");
     registry
         .create("eth0.100-to:ring@2", spec(2), false)
@@ -453,4 +453,82 @@ fn a_worker_that_does_not_turn_its_loop_is_named() {
         None,
         "a thread that has ended does not hang"
     );
+}
+
+#[test]
+fn work_of_the_command_line_ends_when_it_is_no_longer_there_and_other_work_does_not() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let start = |work: &[(String, Spec)]| {
+        let registry =
+            Registry::with_command_line(Echo::default(), store(dir.path()), work).expect("start");
+        for (name, spec) in work {
+            registry.put(name, spec.clone()).expect("put");
+        }
+        registry
+    };
+    let names = |registry: &Registry<Echo>| -> Vec<String> {
+        let workers = registry.list();
+        workers.iter().map(|it| it.name().to_owned()).collect()
+    };
+    let work = |name: &str, port| (name.to_owned(), spec(port));
+    let first = start(&[work("a", 1), work("b", 2)]);
+    first.create("kept", spec(3), false).expect("create");
+    first.stop(Duration::from_secs(5));
+    let second = start(&[work("b", 2), work("kept", 3)]);
+    assert_eq!(names(&second), ["b", "kept"]);
+    assert_eq!(*lock(&second.job().removed), ["a"]);
+    second.stop(Duration::from_secs(5));
+    // A client had asked for it before the command line did.
+    let third = start(&[]);
+    assert_eq!(names(&third), ["kept"]);
+    third.stop(Duration::from_secs(5));
+}
+
+#[test]
+fn a_worker_for_which_there_is_no_thread_waits_and_is_tried_again() {
+    let registry = registry(None);
+    let worker = Arc::new(Worker::idle("echo", "a", spec(1)));
+    lock(&registry.0.workers).insert("a".to_owned(), Arc::clone(&worker));
+    worker.set_state(
+        State::Waiting,
+        "cannot start a thread: (os error 11); trying again",
+    );
+    registry.retry();
+    assert_eq!(worker.live().starts.load(Relaxed), 0, "not at once");
+    until("a further attempt", || {
+        registry.retry();
+        worker.live().starts.load(Relaxed) == 1
+    });
+    until("running", || worker.state().0 == State::Running);
+    registry.retry();
+    assert_eq!(worker.live().starts.load(Relaxed), 1, "it runs");
+    registry.stop(Duration::from_secs(5));
+}
+
+#[test]
+fn a_failure_for_want_of_descriptors_is_waiting() {
+    let worker: Worker<Spec, Live> = Worker::new("echo", "a", spec(1)).expect("worker");
+    worker.run_thread(|| {
+        let error = std::io::Error::from_raw_os_error(24);
+        worker.set_state(State::Failed, format!("cannot open a socket: {error}"));
+    });
+    let (state, reason) = worker.state();
+    assert_eq!(state, State::Waiting);
+    assert!(reason.contains("trying again"), "{reason}");
+}
+
+#[test]
+fn a_spec_that_is_refused_after_a_restart_is_tried_again() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let saved = BTreeMap::from([("a".to_owned(), spec(7)), ("b".to_owned(), spec(7))]);
+    store(dir.path()).expect("store").save(&saved);
+    let registry = registry(store(dir.path()));
+    let second = registry.get("b").expect("get");
+    assert_eq!(second.state().0, State::Failed);
+    registry.delete("a").expect("delete");
+    until("it is valid now", || {
+        registry.retry();
+        second.state().0 == State::Running
+    });
+    registry.stop(Duration::from_secs(5));
 }
