@@ -135,7 +135,12 @@ impl RingService for Service {
         let awaited = Awaited::default();
         let how = awaited.how(validate_only);
         let ring = blocking(move || {
-            rings.update(&existing_name(&name)?, &spec.unwrap_or_default(), &mask, &how)
+            rings.update(
+                &existing_name(&name)?,
+                &spec.unwrap_or_default(),
+                &mask,
+                &how,
+            )
         })
         .await?;
         Ok(Response::new(UpdateRingResponse { ring: Some(ring) }))
