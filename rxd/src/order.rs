@@ -241,7 +241,7 @@ mod tests {
             // The second one is silent; the third flaps.
             while at != 1 && time < end {
                 time += random(state) % (MS / 2) + 1;
-                if at == 2 && time / (20 * MS) % 2 == 0 {
+                if at == 2 && (time / (20 * MS)).is_multiple_of(2) {
                     continue;
                 }
                 times.push(time);
@@ -323,7 +323,7 @@ mod tests {
             assert_eq!(tournament.first(), None);
             let mut keys = vec![NONE; players];
             for _ in 0..500 {
-                let player = usize::try_from(random(&mut state)).unwrap() % players;
+                let player = usize::try_from(random(&mut state)).expect("64 bits") % players;
                 keys[player] = match random(&mut state) % 20 {
                     19 => NONE,
                     key => key,
