@@ -1,7 +1,7 @@
 //! Capture: tags, directions, giants, and interfaces that come and go.
 
 use fluxcap_e2e::payload::Headers;
-use fluxcap_e2e::{Daemon, Generator, Lab, Netns, Veth, need_root, wait_until};
+use fluxcap_e2e::{Daemon, Generator, Lab, LabOptions, Netns, Veth, need_root, wait_until};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -328,6 +328,100 @@ fn a_filter_changes_without_losing_a_frame_that_both_want() {
     lab.ctl(&["rx", "set", "cisco-tap0", "--filter", "tcp"]);
     lab.taps[0].send(&Generator::new(2).count(100));
     lab.audit();
+}
+
+#[test]
+fn the_loopback_interface_gives_each_frame_once() {
+    need_root!();
+    let lab = Lab::new(1, 0);
+    lab.host.ip(&["link", "set", "lo", "up"]);
+    for (ring, options) in [("one", ""), ("many", " --threads 2")] {
+        lab.ctl(&["ring", "create", ring, "--size", "4m"]);
+        let add = format!("rx add lo {ring} --direction both --name {ring}{options}");
+        lab.ctl(&add.split(' ').collect::<Vec<_>>());
+    }
+    lab.wait_running();
+    let receiver = lab
+        .host
+        .run(|| std::net::UdpSocket::bind("127.0.0.1:0").expect("bind"));
+    let sender = lab
+        .host
+        .run(|| std::net::UdpSocket::bind("127.0.0.1:0").expect("bind"));
+    let to = receiver.local_addr().expect("address");
+    for number in 0..50_u8 {
+        sender.send_to(&[number; 64], to).expect("send");
+        receiver.recv_from(&mut [0; 64]).expect("receive");
+    }
+    for ring in ["one", "many"] {
+        let published = || {
+            lab.json(&["ring", "show", ring])["status"]["published_frames"]
+                .as_u64()
+                .unwrap_or(0)
+        };
+        wait_until(SOON, ring, || published() >= 50);
+        // The copies that were sent came before, in the same block.
+        assert_eq!(published(), 50, "{ring}");
+    }
+    lab.audit();
+}
+
+/// With the capabilities of the unit.
+#[test]
+fn what_the_filter_refuses_in_the_kernel_is_counted_frame_by_frame() {
+    need_root!();
+    let lab = Lab::with(&LabOptions {
+        outputs: 0,
+        without: &["bpf", "sys_admin", "net_admin", "perfmon"],
+        ..LabOptions::default()
+    });
+    let udp = Headers {
+        udp: Some((1000, 2000)),
+        ..Headers::default()
+    };
+    let number = |value: &Value| value.as_u64().unwrap_or(0);
+    for (ring, options, wanted) in [
+        ("in", "--direction in", 300),
+        ("out", "--direction out", 200),
+        ("both", "--direction both", 500),
+        ("many", "--direction both --threads 3", 500),
+        ("exact", "--direction both --filter-vlan exact", 500),
+    ] {
+        lab.ctl(&["ring", "create", ring, "--size", "4m"]);
+        let add = format!("rx add tap0 {ring} --name {ring} {options}");
+        let filter = ["--filter", "udp dst port 2000"];
+        lab.ctl(&[&add.split(' ').collect::<Vec<_>>()[..], &filter].concat());
+        lab.wait_running();
+        // 1,000 frames that the filter refuses and those that it wants, both ways.
+        let refused = Generator::new(1).count(1_000);
+        lab.taps[0].send(&refused);
+        lab.taps[0].send(&Generator::new(2).headers(udp.clone()).size(80).count(300));
+        refused.send(&lab.host, "tap0");
+        Generator::new(3)
+            .headers(udp.clone())
+            .size(80)
+            .count(200)
+            .send(&lab.host, "tap0");
+        let status = || lab.json(&["rx", "show", ring])["status"].clone();
+        wait_until(SOON, ring, || {
+            number(&status()["published_frames"]) == wanted
+        });
+        // What the kernel itself leaves out is no frame of this capture.
+        let all = if ring == "in" { 1_300 } else { 2_500 };
+        wait_until(SOON, ring, || number(&status()["received_frames"]) == all);
+        let dropped = status()["dropped_frames"].clone();
+        let reasons = ["filtered", "direction"].map(|reason| number(&dropped[reason]));
+        let expected = match ring {
+            "in" => [1_000, 0],
+            "out" => [1_000, 1_300],
+            _ => [2_000, 0],
+        };
+        assert_eq!(reasons, expected, "{ring}: {dropped}");
+        wait_until(SOON, ring, || {
+            number(&status()["interfaces"][0]["kernel_frames"]) == all
+        });
+        lab.audit();
+        lab.ctl(&["rx", "delete", ring]);
+    }
 }
 
 #[test]

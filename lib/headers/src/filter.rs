@@ -8,11 +8,13 @@
 //! * Exact filters, and every expression that uses the word `vlan`, see the frame as on the wire.
 //!
 //! In the kernel a prologue lets through the frames for which the kernel's view differs; those are
-//! checked again in user space, see [`Filter::needs_user_check`].
+//! checked again in user space, see [`Filter::needs_user_check`]. What it refuses there it marks, see
+//! [`REFUSED`](crate::REFUSED).
 
 mod compile;
 
 use crate::bpf::{self, Instruction, View, code};
+use crate::counted::counted;
 use crate::ebpf::{self, TailCalls};
 use crate::{Error, WireFrame};
 
@@ -20,7 +22,7 @@ use crate::{Error, WireFrame};
 /// and the kernel would cut larger frames.
 const WHOLE: u32 = u32::MAX;
 /// From here on offsets mean something else than bytes of the frame (`SKF_LL_OFF` in `linux/filter.h`).
-const OUTSIDE_FRAME: u32 = 0x8000_0000;
+pub(crate) const OUTSIDE_FRAME: u32 = 0x8000_0000;
 /// `SKF_AD_OFF + SKF_AD_VLAN_TAG_PRESENT` (`linux/filter.h`).
 const VLAN_TAG_PRESENT: u32 = 0xffff_f000 + 48;
 /// Most instructions that the kernel takes (`BPF_MAXINSNS`).
@@ -126,8 +128,9 @@ impl Filter {
     /// A program for `SO_ATTACH_FILTER` on a packet socket of an Ethernet interface.
     ///
     /// It lets through every frame that [`Filter::matches`], and further ones only where
-    /// [`Filter::needs_user_check`] says so. `None` when the program is too long for the kernel: the
-    /// filter then runs in user space alone.
+    /// [`Filter::needs_user_check`] says so. Of the others it lets through [`REFUSED`](crate::REFUSED) bytes, so that they
+    /// can be counted; it never returns 0. `None` when the program is too long for the kernel: the filter then runs in user
+    /// space alone.
     pub fn kernel_program(&self) -> Option<Vec<Instruction>> {
         let mut program = match self.vlan {
             // A tag that is still in the bytes: the plain program would not look behind it.
@@ -146,6 +149,7 @@ impl Filter {
             ],
         };
         program.extend_from_slice(&self.program);
+        let program = counted(&program)?;
         (program.len() <= MAX_KERNEL_INSTRUCTIONS).then_some(program)
     }
 

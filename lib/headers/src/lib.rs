@@ -21,8 +21,8 @@
 //! * Nothing here allocates once a [`Filter`] is compiled and a tunnel's header prepared.
 //! * `wire_len() >= len()` holds for every [`WireFrame`].
 //! * Which frames pass does not depend on where a filter runs: [`Filter::kernel_program`] lets
-//!   through at least what [`Filter::matches`] accepts, and [`Filter::needs_user_check`] names the
-//!   frames for which it may let through more.
+//!   through at least what [`Filter::matches`] accepts, [`Filter::needs_user_check`] names the
+//!   frames for which it may let through more, and of the others it leaves [`REFUSED`] bytes to be counted.
 //!
 //! Deliberately absent: sockets, rings, clocks.
 
@@ -37,6 +37,7 @@
 
 mod bpf;
 mod checksum;
+mod counted;
 mod ebpf;
 mod edits;
 mod error;
@@ -51,6 +52,7 @@ mod vlan;
 
 pub use bpf::Instruction;
 pub use checksum::{complete_checksum, has_partial_checksum};
+pub use counted::REFUSED;
 pub use ebpf::TailCalls;
 pub use edits::{Edited, Edits, VlanEdit};
 pub use error::{Error, InvalidVlan};

@@ -36,6 +36,10 @@ fn frames() -> Vec<Vec<u8>> {
     let mut arp = frames[0].clone();
     arp[12..14].copy_from_slice(&[0x08, 0x06]);
     frames.push(arp);
+    // Too short for what filters look at.
+    for cut in [14, 20, 23, 24, 34, 36] {
+        frames.push(frames[0][..cut].to_vec());
+    }
     frames.push(numbered(0, 64));
     let tag = |tpid, tci| VlanTag { tpid, tci }.to_bytes().to_vec();
     let tags = [
@@ -64,6 +68,28 @@ fn whole(frame: &[u8]) -> WireFrame<'_> {
     WireFrame::new(frame, frame.len() as u32)
 }
 
+const EXPRESSIONS: [&str; 19] = [
+    "",
+    "ip",
+    "arp",
+    "tcp",
+    "udp port 53",
+    "tcp dst port 4000 or icmp",
+    "host 10.0.0.22",
+    "not port 80",
+    "ether multicast",
+    "greater 80",
+    "less 79",
+    "ip[9] = 17",
+    "ip6",
+    "vlan",
+    "vlan 5",
+    "not vlan",
+    "vlan 5 and vlan 6",
+    "vlan 5 and udp port 53",
+    "ip or vlan",
+];
+
 #[test]
 fn kernel_and_user_space_agree_for_every_filter_and_every_tag() {
     in_namespace(|| {
@@ -73,35 +99,18 @@ fn kernel_and_user_space_agree_for_every_filter_and_every_tag() {
         let mut transmit = Sendmmsg::open(b.index, false).unwrap();
         let frames = frames();
         let mut rechecked = 0;
-        for text in [
-            "",
-            "ip",
-            "arp",
-            "tcp",
-            "udp port 53",
-            "tcp dst port 4000 or icmp",
-            "host 10.0.0.22",
-            "not port 80",
-            "ether multicast",
-            "greater 80",
-            "less 79",
-            "ip[9] = 17",
-            "ip6",
-            "vlan",
-            "vlan 5",
-            "not vlan",
-            "vlan 5 and vlan 6",
-            "vlan 5 and udp port 53",
-            "ip or vlan",
-        ] {
+        for text in EXPRESSIONS {
             for vlan in [FilterVlan::Any, FilterVlan::Exact] {
                 let filter = Filter::compile(text, vlan).unwrap();
                 filtered.set_filter(Some(&program(&filter))).unwrap();
                 send(&mut transmit, &frames);
                 read(&mut everything, frames.len());
-                let count = filtered.statistics().unwrap().packets as usize;
+                // Not one is left out: what the filter refuses comes as a byte.
                 let mut passed = Vec::new();
-                for seen in read(&mut filtered, count) {
+                for seen in read(&mut filtered, frames.len()) {
+                    if seen.data.len() == 1 {
+                        continue;
+                    }
                     let mut frame = WireFrame::new(&seen.data, seen.data.len() as u32 + 4);
                     if let Some((tpid, tci)) = seen.vlan {
                         frame.restore_tag(VlanTag { tpid, tci });
@@ -127,6 +136,9 @@ fn kernel_and_user_space_agree_for_every_filter_and_every_tag() {
                 );
             }
         }
+        let counted = filtered.statistics().unwrap();
+        let sent = 2 * EXPRESSIONS.len() * frames.len();
+        assert_eq!((counted.packets as usize, counted.drops), (sent, 0));
         assert!(rechecked > 100);
     });
 }
