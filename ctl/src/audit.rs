@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!             upstream                  = downstream           + named drops
+//!  I0 wire    frames that passed          = seen by the kernel   + missed
 //!  I1 kernel  frames that the kernel saw = received by rxd      + kernel drops
 //!  I2 rxd     received by a producer     = published by source  + drops by reason
 //!  I3 ring    published by source        = sequence numbers
@@ -17,18 +18,21 @@
 //! Two looks are taken, and what lies downstream comes from the first: frames that move on in between make a residual
 //! positive, never negative. While traffic flows it has to be within what can be in flight; once the ring is still it has
 //! to be zero. A negative one is a frame that was counted twice.
+//!
+//! A stage that cannot be looked at is a line of its own, `unknown`, and then nothing is said to close.
 
+mod daemons;
 mod identity;
 
 use crate::complete;
-use crate::connect::{Globals, block_on, is_there};
+use crate::connect::Globals;
 use crate::exit::{Code, Failure};
 use crate::json;
 use crate::observe;
 use crate::output::{Block, Report, count, print};
-use crate::resource::{self, Kind};
 use clap::Args;
 use clap_complete::ArgValueCandidates;
+use daemons::{Answers, Daemons};
 use fluxcap_proto::v1::{Mirror, Tunnel};
 use fluxcap_ring::{RingDir, RingName, RingStats};
 use fluxcap_service::parse_duration;
@@ -57,22 +61,31 @@ pub(crate) struct Audit {
 /// Runs the command.
 pub(crate) fn run(globals: &Globals, args: &Audit) -> Result<(), Failure> {
     let dir = globals.rings();
-    let names = observe::names(&dir, &args.rings)?;
+    let all = args.rings.is_empty();
+    let names = match all {
+        true => observe::list(&dir)?,
+        false => observe::names(&dir, &args.rings)?,
+    };
     let books = Books {
         globals,
         dir,
         names,
-        all: args.rings.is_empty(),
+        all,
+        daemons: Daemons::default(),
     };
     let account = account(&books, args.wait)?;
+    if account.stages.is_empty() {
+        return Err(books.nothing());
+    }
     print(globals.output, &account)?;
     account.verdict()
 }
 
 /// Looks again and again until everything adds up or is still, or `wait` is over.
 fn account(books: &Books, wait: Duration) -> Result<Account, Failure> {
-    let begun = Instant::now();
     let mut first = books.look()?;
+    // Who does not answer has taken a time-out by now.
+    let begun = Instant::now();
     let mut still_since = begun;
     loop {
         std::thread::sleep(STEP);
@@ -82,14 +95,21 @@ fn account(books: &Books, wait: Duration) -> Result<Account, Failure> {
         }
         let quiet = still_since.elapsed() >= STILL;
         let moment = if quiet { Moment::Still } else { Moment::Moving };
-        let lines = lines(&first, &second, moment);
+        let mut lines = lines(&first, &second, moment, |name| {
+            books.daemons.is_silent(name)
+        });
         // A pause in which all residuals are zero proves as much as a long one.
         let closed = still_since.elapsed() >= STEP && lines.iter().all(|line| line.residual == 0);
         if quiet || closed || begun.elapsed() >= wait {
+            let unknown = books
+                .daemons
+                .unknown(books.globals, &second.rings, books.all);
+            lines.extend(unknown);
             return Ok(Account {
                 quiet: quiet || closed,
                 waited_seconds: begun.elapsed().as_secs_f64(),
                 stages: lines,
+                silence: books.daemons.failure(),
             });
         }
         first = second;
@@ -103,13 +123,17 @@ struct Books<'a> {
     names: Vec<RingName>,
     /// Whether all rings are looked at, and with them all tunnels and mirrors.
     all: bool,
+    daemons: Daemons,
 }
 
 /// One look.
+#[derive(Default)]
 struct Look {
     rings: Vec<RingStats>,
     /// Of each ring the epochs that readers have not passed yet, oldest first.
     past: Vec<Vec<RingStats>>,
+    /// Rings that cannot be looked at, and why.
+    closed: Vec<(RingName, String)>,
     /// Those that receive into one of the rings.
     tunnels: Vec<Tunnel>,
     /// Those that copy into one of the rings; all when all rings are looked at.
@@ -118,43 +142,39 @@ struct Look {
 
 impl Books<'_> {
     fn look(&self) -> Result<Look, Failure> {
+        let mut look = Look::default();
         // Before the rings of today: a reader that moves on meanwhile takes its books along, and is in both rather than in none.
-        let past = self.names.iter();
-        let past = past.map(|name| observe::past(&self.dir, name)).collect();
-        let rings: Result<_, Failure> = self
-            .names
-            .iter()
-            .map(|name| observe::stats(&self.dir, name))
-            .collect();
-        let mut tunnels = self.ask::<Tunnel>()?;
+        for name in &self.names {
+            let past = observe::past(&self.dir, name);
+            match observe::stats(&self.dir, name) {
+                Ok(stats) => {
+                    look.rings.push(stats);
+                    look.past.push(past);
+                }
+                Err(failure) => look.closed.push((name.clone(), failure.message)),
+            }
+        }
+        let Answers {
+            mut tunnels,
+            mut mirrors,
+        } = self.daemons.ask(self.globals)?;
         tunnels.retain(|tunnel| self.all || self.feeds(tunnel));
-        let mut mirrors = self.ask::<Mirror>()?;
         mirrors.retain(|mirror| {
             let ring = mirror.spec.as_ref().map_or("", |spec| &spec.ring);
             self.all || self.wants(ring)
         });
-        Ok(Look {
-            rings: rings?,
-            past,
-            tunnels,
-            mirrors,
-        })
+        (look.tunnels, look.mirrors) = (tunnels, mirrors);
+        Ok(look)
     }
 
-    /// All that a daemon has. Without the daemon there is nothing to ask, and nothing that it did.
-    fn ask<K: Kind>(&self) -> Result<Vec<K>, Failure> {
-        if !is_there(&self.globals.socket(K::DAEMON)) {
-            return Ok(Vec::new());
-        }
-        let all = block_on(async {
-            let mut client = resource::connect::<K>(self.globals).await?;
-            resource::all::<K>(&mut client).await
-        });
-        match all {
-            // A socket that a killed daemon has left behind.
-            Err(failure) if failure.code == Code::Unreachable => Ok(Vec::new()),
-            all => all,
-        }
+    /// The failure of an audit that finds nothing.
+    fn nothing(&self) -> Failure {
+        let dir = self.dir.path().display();
+        let message =
+            format!("there is nothing to audit: no rings in {dir}, no mirrors, no tunnels");
+        Failure::new(Code::NotFound, message).hint(
+            "make a ring: fluxctl ring create NAME --size 100m; or say where they are: --ring-dir, --run-dir",
+        )
     }
 
     fn feeds(&self, tunnel: &Tunnel) -> bool {
@@ -171,20 +191,28 @@ impl Books<'_> {
 }
 
 /// All stages of all rings, of all tunnels that receive and of all mirrors.
-fn lines(first: &Look, second: &Look, moment: Moment) -> Vec<Line> {
-    let rings = first.rings.iter().zip(&second.rings).zip(&second.past);
-    let rings = rings.flat_map(|((a, b), past)| identity::lines(a, b, past, moment));
+fn lines(first: &Look, second: &Look, moment: Moment, silent: impl Fn(&str) -> bool) -> Vec<Line> {
+    let rings = second.rings.iter().zip(&second.past);
+    let rings = rings.flat_map(|(later, past)| {
+        let mut earlier = first.rings.iter();
+        let earlier = earlier.find(|ring| ring.info.name == later.info.name);
+        identity::lines(earlier.unwrap_or(later), later, past, moment, &silent)
+    });
+    let closed = second.closed.iter().map(|(name, why)| {
+        let object = "all sources".to_owned();
+        Line::unknown("I3 ring", name.to_string(), object, why.clone())
+    });
     let tunnels = second.tunnels.iter().filter_map(|later| {
         let mut earlier = first.tunnels.iter();
-        let earlier = earlier.find(|tunnel| tunnel.name == later.name)?;
-        identity::decap(earlier, later, moment)
+        let earlier = earlier.find(|tunnel| tunnel.name == later.name);
+        identity::decap(earlier.unwrap_or(later), later, moment)
     });
-    let mirrors = second.mirrors.iter().filter_map(|later| {
+    let mirrors = second.mirrors.iter().map(|later| {
         let mut earlier = first.mirrors.iter();
-        let earlier = earlier.find(|mirror| mirror.name == later.name)?;
-        identity::mirror(earlier, later, moment)
+        let earlier = earlier.find(|mirror| mirror.name == later.name);
+        identity::mirror(earlier.unwrap_or(later), later, moment)
     });
-    rings.chain(tunnels).chain(mirrors).collect()
+    rings.chain(closed).chain(tunnels).chain(mirrors).collect()
 }
 
 /// Whether no counter moved between two looks.
@@ -194,21 +222,26 @@ fn same(first: &Look, second: &Look) -> bool {
         let receive = status.and_then(|it| it.receive.as_ref());
         (tunnel.name.clone(), receive.map(|it| it.received_packets))
     };
-    let rings = first.rings.iter().zip(&second.rings);
     let tunnels = |look: &Look| look.tunnels.iter().map(received).collect::<Vec<_>>();
     let seen = |mirror: &Mirror| {
         let status = mirror.status.as_ref();
         (mirror.name.clone(), status.map(|it| it.seen_frames))
     };
     let mirrors = |look: &Look| look.mirrors.iter().map(seen).collect::<Vec<_>>();
+    let same_ring = |a: &RingStats, b: &RingStats| {
+        (&a.info.name, a.info.epoch, a.published_frames)
+            == (&b.info.name, b.info.epoch, b.published_frames)
+            && (&a.drops, &a.sources, &a.readers) == (&b.drops, &b.sources, &b.readers)
+    };
     tunnels(first) == tunnels(second)
         && mirrors(first) == mirrors(second)
         && first.past == second.past
-        && rings.into_iter().all(|(a, b)| {
-            (a.info.epoch, a.published_frames, &a.drops, &a.sources)
-                == (b.info.epoch, b.published_frames, &b.drops, &b.sources)
-                && a.readers == b.readers
-        })
+        && first.rings.len() == second.rings.len()
+        && first
+            .rings
+            .iter()
+            .zip(&second.rings)
+            .all(|(a, b)| same_ring(a, b))
 }
 
 /// All stages of all rings.
@@ -218,17 +251,30 @@ struct Account {
     quiet: bool,
     waited_seconds: f64,
     stages: Vec<Line>,
+    /// The first daemon that does not answer.
+    #[serde(skip)]
+    silence: Option<Failure>,
 }
 
 impl Account {
-    /// A failure for the first stage that does not add up.
+    /// The worst that is said of a stage.
+    fn worst(&self) -> Verdict {
+        let said = |verdict| self.stages.iter().any(|line| line.verdict == verdict);
+        match () {
+            () if said(Verdict::Failed) => Verdict::Failed,
+            () if said(Verdict::Unknown) => Verdict::Unknown,
+            () => Verdict::Ok,
+        }
+    }
+
+    /// A failure for the first stage that does not add up, or else for the first of which nothing is known.
     fn verdict(&self) -> Result<(), Failure> {
-        let Some(bad) = self
-            .stages
-            .iter()
-            .find(|line| line.verdict == Verdict::Failed)
-        else {
-            return Ok(());
+        let first = |verdict| self.stages.iter().find(|line| line.verdict == verdict);
+        let Some(bad) = first(Verdict::Failed) else {
+            return match first(Verdict::Unknown) {
+                Some(unknown) => Err(self.unknown(unknown)),
+                None => Ok(()),
+            };
         };
         let what = match bad.residual {
             residual if residual < 0 => format!(
@@ -262,14 +308,37 @@ impl Account {
     }
 }
 
+impl Account {
+    /// The failure of an account that has a gap.
+    fn unknown(&self, line: &Line) -> Failure {
+        let whose = match line.ring.as_str() {
+            "" => String::new(),
+            ring => format!(" of ring {ring}"),
+        };
+        let (stage, object, note) = (line.stage, &line.object, &line.note);
+        let message = format!("{stage}{whose} ({object}) is unknown: {note}");
+        let daemon = object.split(' ').next().unwrap_or_default();
+        let told = |line: &Line| line.upstream > 0 || line.stage.starts_with("I0");
+        match &self.silence {
+            Some(failure) => Failure::new(failure.code, message).hint(&failure.hint),
+            None if told(line) => Failure::new(Code::Unreachable, message).hint(
+                "everything else of it adds up; a ring that is made anew begins a new account",
+            ),
+            None => Failure::new(Code::Unreachable, message).hint(format!(
+                "see what is there: fluxctl status; start it: systemctl start fluxcap-{daemon}, or {daemon} by hand"
+            )),
+        }
+    }
+}
+
 impl Report for Account {
     fn json(&self) -> Value {
         let mut value = json::value(self);
-        let failed = self
-            .stages
-            .iter()
-            .any(|line| line.verdict == Verdict::Failed);
-        value["verdict"] = Value::from(if failed { "failed" } else { "ok" });
+        value["verdict"] = Value::from(match self.worst() {
+            Verdict::Failed => "failed",
+            Verdict::Unknown => "unknown",
+            _ => "ok",
+        });
         value
     }
 
@@ -286,27 +355,31 @@ impl Report for Account {
             "NOTE",
         ];
         let row = |line: &Line| {
+            let told = (line.upstream, line.downstream, line.drops) != (0, 0, 0);
+            let number = |text: String| match line.verdict {
+                Verdict::Unknown if !told => "-".to_owned(),
+                _ => text,
+            };
             vec![
                 line.stage.to_owned(),
                 line.ring.clone(),
                 line.object.clone(),
-                count(line.upstream),
-                count(line.downstream),
-                count(line.drops),
-                line.residual.to_string(),
+                number(count(line.upstream)),
+                number(count(line.downstream)),
+                number(count(line.drops)),
+                number(line.residual.to_string()),
                 line.verdict.as_str().to_owned(),
                 line.note.clone(),
             ]
         };
         let mut blocks = vec![Block::Rows(header, self.stages.iter().map(row).collect())];
-        let failed = self
-            .stages
-            .iter()
-            .any(|line| line.verdict == Verdict::Failed);
-        blocks.push(Block::Line(match (failed, self.quiet) {
-            (true, _) => "the account does not close".to_owned(),
-            (false, true) => "the account closes: no frame was lost unseen".to_owned(),
-            (false, false) => {
+        blocks.push(Block::Line(match (self.worst(), self.quiet) {
+            (Verdict::Failed, _) => "the account does not close".to_owned(),
+            (Verdict::Unknown, _) => {
+                "the account is not whole: what is unknown is not proven".to_owned()
+            }
+            (_, true) => "the account closes: no frame was lost unseen".to_owned(),
+            (_, false) => {
                 "traffic did not pause: residuals are within what can be in flight".to_owned()
             }
         }));

@@ -12,6 +12,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tonic::transport::{Channel, Endpoint};
 
+/// Where daemons have their sockets, unless they are told otherwise.
+const RUN_DIR: &str = "/run/fluxcap";
+
 /// Options of every command.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Everywhere")]
@@ -37,7 +40,7 @@ pub(crate) struct Globals {
         long,
         global = true,
         env = "FLUXCAP_RUN_DIR",
-        default_value = "/run/fluxcap",
+        default_value = RUN_DIR,
         value_name = "DIR",
         hide_env_values = true
     )]
@@ -86,6 +89,21 @@ impl Globals {
             patience,
             ..self.clone()
         }
+    }
+
+    /// Where daemons keep their work, when that is known: another run directory than the usual one may have another one beside it.
+    pub(crate) fn state_dir(&self) -> Option<PathBuf> {
+        self.place("FLUXCAP_STATE_DIR", "/var/lib/fluxcap")
+    }
+
+    /// Where mirrord keeps its programs, when that is known.
+    pub(crate) fn bpffs(&self) -> Option<PathBuf> {
+        self.place("FLUXCAP_BPFFS", "/sys/fs/bpf/fluxcap")
+    }
+
+    fn place(&self, variable: &str, usual: &str) -> Option<PathBuf> {
+        let given = std::env::var_os(variable).map(PathBuf::from);
+        given.or_else(|| (self.run_dir == Path::new(RUN_DIR)).then(|| usual.into()))
     }
 
     /// The socket of a daemon.

@@ -518,7 +518,14 @@ fn the_books_of_a_sound_ring_close() {
         .collect();
     assert_eq!(
         names,
-        ["I1 kernel", "I2 rxd", "I3 ring", "I4 reader", "I5 output"]
+        [
+            "I0 wire",
+            "I1 kernel",
+            "I2 rxd",
+            "I3 ring",
+            "I4 reader",
+            "I5 output"
+        ]
     );
     assert!(
         stages.iter().all(|stage| stage["residual"] == "0"),

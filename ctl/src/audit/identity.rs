@@ -1,9 +1,10 @@
 //! The accounting identity, stage by stage.
 
 use crate::output::count;
-use fluxcap_proto::v1::{Mirror, MirrorStatus, Tunnel, TunnelReceiveStatus, TunnelStatus};
+use fluxcap_proto::v1::{Mirror, MirrorStatus, Tunnel, TunnelReceiveStatus};
 use fluxcap_ring::{Outcome, ReaderStats, RingStats, SourceStats};
 use serde::Serialize;
+use std::time::Duration;
 
 /// Frames that may be between two counters of a running process: a burst or a batch.
 const IN_HAND: u64 = 65_536;
@@ -31,6 +32,8 @@ pub(super) enum Verdict {
     Explained,
     /// No sum, but something to know.
     Info,
+    /// Who could tell does not answer.
+    Unknown,
     /// Frames are missing, or too many.
     Failed,
 }
@@ -42,6 +45,7 @@ impl Verdict {
             Verdict::InFlight => "in flight",
             Verdict::Explained => "explained",
             Verdict::Info => "info",
+            Verdict::Unknown => "unknown",
             Verdict::Failed => "FAILED",
         }
     }
@@ -63,6 +67,29 @@ pub(super) struct Line {
     pub(super) bound: u64,
     pub(super) verdict: Verdict,
     pub(super) note: String,
+}
+
+impl Line {
+    /// A part of the account that nobody tells.
+    pub(super) fn unknown(
+        stage: &'static str,
+        ring: String,
+        object: impl Into<String>,
+        note: String,
+    ) -> Line {
+        Line {
+            stage,
+            ring,
+            object: object.into(),
+            upstream: 0,
+            downstream: 0,
+            drops: 0,
+            residual: 0,
+            bound: 0,
+            verdict: Verdict::Unknown,
+            note,
+        }
+    }
 }
 
 /// What one stage is judged by.
@@ -153,14 +180,23 @@ impl Sum {
 }
 
 /// All stages of a ring from two looks at it, `a` before `b`, and from a look before `b` at the `past`: the epochs that readers have not
-/// passed yet, oldest first.
-pub(super) fn lines(a: &RingStats, b: &RingStats, past: &[RingStats], moment: Moment) -> Vec<Line> {
+/// passed yet, oldest first. `silent` says which daemons do not answer: what they have in hand is not counted yet.
+pub(super) fn lines(
+    a: &RingStats,
+    b: &RingStats,
+    past: &[RingStats],
+    moment: Moment,
+    silent: impl Fn(&str) -> bool,
+) -> Vec<Line> {
     // A ring that was replaced in between is a new account.
     let a = if a.info.epoch == b.info.epoch { a } else { b };
+    let wire = b.sources.iter().filter_map(|source| wire(source, b));
+    let wire: Vec<Line> = wire.collect();
     let mut sums: Vec<Sum> = b.sources.iter().filter_map(kernel).collect();
     if !b.sources.is_empty() {
-        sums.push(producer(a, b));
-        sums.push(published(a, b));
+        let gone = producer_gone(b, &silent);
+        sums.push(producer(a, b, gone.clone()));
+        sums.push(published(a, b, gone));
     }
     for reader in &b.readers {
         let earlier = a
@@ -171,9 +207,9 @@ pub(super) fn lines(a: &RingStats, b: &RingStats, past: &[RingStats], moment: Mo
         let mut sum = passed(earlier, reader, b);
         sum.add_past(&reader.label, past, reader.next_seq > 1);
         sums.push(sum);
-        let mut sum = outcomes(earlier, reader);
+        let mut sum = outcomes(earlier, reader, &silent);
         for place in places(past, &reader.label) {
-            sum.add(&outcomes(place, place));
+            sum.add(&outcomes(place, place, &silent));
         }
         sums.push(sum);
     }
@@ -184,10 +220,42 @@ pub(super) fn lines(a: &RingStats, b: &RingStats, past: &[RingStats], moment: Mo
     }
     let ring = b.info.name.to_string();
     let order = (!b.sources.is_empty()).then(|| order(b));
-    sums.into_iter()
-        .map(|sum| sum.line(&ring, moment))
-        .chain(order)
-        .collect()
+    let sums = sums.into_iter().map(|sum| sum.line(&ring, moment));
+    wire.into_iter().chain(sums).chain(order).collect()
+}
+
+/// I0: frames that passed an interface = taken in by the kernel for its capture + missed, while nobody captured. What was missed is found out by the
+/// interface's own counters; where those do not tell, it is not known.
+fn wire(source: &SourceStats, ring: &RingStats) -> Option<Line> {
+    let missed = source.missed;
+    if !is_socket(source) && missed == 0 && source.unwatched_ns == 0 {
+        return None;
+    }
+    let sum = Sum {
+        stage: "I0 wire",
+        object: source.name.clone(),
+        upstream: source.kernel_frames.saturating_add(missed),
+        downstream: source.kernel_frames,
+        drops: missed,
+        bound: 0,
+        excuse: String::new(),
+    };
+    let mut line = sum.line(ring.info.name.as_str(), Moment::Still);
+    line.note = match (missed, source.unwatched_ns) {
+        (0, 0) => String::new(),
+        (missed, 0) => format!("{} frames passed while nobody captured", count(missed)),
+        (_, ns) => {
+            line.verdict = Verdict::Unknown;
+            let seconds = Duration::from_nanos(ns).as_secs_f64();
+            format!("not watched for {seconds:.2} s, and no counter tells what passed")
+        }
+    };
+    Some(line)
+}
+
+/// A source that is no socket has no counters of the kernel.
+fn is_socket(source: &SourceStats) -> bool {
+    source.kernel_frames > 0 || source.kernel_drops > 0
 }
 
 /// Whether the frames stand in the ring in the order of their times. Nothing is lost when they do not.
@@ -216,9 +284,7 @@ fn order(ring: &RingStats) -> Line {
 
 /// I1: frames that the kernel took in = received + kernel drops. The producer takes all three at the same time.
 fn kernel(source: &SourceStats) -> Option<Sum> {
-    // A source that is no socket has no such counters.
-    let counted = source.kernel_frames > 0 || source.kernel_drops > 0;
-    counted.then(|| Sum {
+    is_socket(source).then(|| Sum {
         stage: "I1 kernel",
         object: source.name.clone(),
         upstream: source.kernel_frames,
@@ -235,7 +301,7 @@ fn kernel(source: &SourceStats) -> Option<Sum> {
 }
 
 /// I2: received = published + drops by reason.
-fn producer(a: &RingStats, b: &RingStats) -> Sum {
+fn producer(a: &RingStats, b: &RingStats, gone: String) -> Sum {
     Sum {
         stage: match holder(b) {
             Some("tunneld") => "I2 tunneld",
@@ -247,12 +313,12 @@ fn producer(a: &RingStats, b: &RingStats) -> Sum {
         downstream: published_by_sources(a),
         drops: total(a.drops.iter().map(|(_, frames)| *frames)),
         bound: IN_HAND.saturating_add(moved(a, b)),
-        excuse: producer_gone(b),
+        excuse: gone,
     }
 }
 
 /// I3: published by the sources = sequence numbers given out.
-fn published(a: &RingStats, b: &RingStats) -> Sum {
+fn published(a: &RingStats, b: &RingStats, gone: String) -> Sum {
     Sum {
         stage: "I3 ring",
         object: "all sources".to_owned(),
@@ -260,7 +326,7 @@ fn published(a: &RingStats, b: &RingStats) -> Sum {
         downstream: a.published_frames,
         drops: 0,
         bound: IN_HAND.saturating_add(moved(a, b)),
-        excuse: producer_gone(b),
+        excuse: gone,
     }
 }
 
@@ -297,7 +363,7 @@ fn passed(earlier: &ReaderStats, reader: &ReaderStats, ring: &RingStats) -> Sum 
 }
 
 /// I5: delivered, and copied for further interfaces = sent or written + drops by outcome. I7 is the same of a tunnel.
-fn outcomes(earlier: &ReaderStats, reader: &ReaderStats) -> Sum {
+fn outcomes(earlier: &ReaderStats, reader: &ReaderStats, silent: &impl Fn(&str) -> bool) -> Sum {
     let arrived = |outcome: &Outcome| matches!(outcome, Outcome::Sent | Outcome::Written);
     let terminal = || {
         earlier
@@ -323,9 +389,13 @@ fn outcomes(earlier: &ReaderStats, reader: &ReaderStats) -> Sum {
                 .map(|(_, frames)| *frames),
         ),
         bound: IN_HAND.saturating_add(to_be_settled(reader).saturating_sub(to_be_settled(earlier))),
-        excuse: match reader.live {
-            true => String::new(),
-            false => {
+        excuse: match (reader.live, silent(first_word(&reader.label))) {
+            (true, false) => String::new(),
+            (true, true) => {
+                "the reader does not answer; what it has in hand is counted when it goes on"
+                    .to_owned()
+            }
+            (false, _) => {
                 "the reader is gone; what it had in hand is counted when it resumes".to_owned()
             }
         },
@@ -346,28 +416,46 @@ fn to_be_settled(reader: &ReaderStats) -> u64 {
 }
 
 /// I6: packets that a tunnel received = published into its rings + drops by reason. What the daemon tells of itself; each of
-/// its rings is judged apart.
+/// its rings is judged apart. None for one that sends.
 pub(super) fn decap(a: &Tunnel, b: &Tunnel, moment: Moment) -> Option<Line> {
-    let (earlier, later) = (a.status.as_ref()?, b.status.as_ref()?);
-    let received = |status: &TunnelStatus| status.receive.as_ref().map(|it| it.received_packets);
-    let (before, upstream) = (received(earlier)?, received(later)?);
-    let published = |it: &TunnelReceiveStatus| it.published_frames;
+    let receives = |tunnel: &Tunnel| tunnel.spec.as_ref().is_some_and(|it| it.receive.is_some());
+    let told = receiving(b);
+    if told.is_none() && !receives(b) {
+        return None;
+    }
+    // One that has not begun has received nothing.
+    let (later, drops) = told.unwrap_or_default();
+    let (earlier, dropped) = receiving(a).unwrap_or_else(|| (later.clone(), drops));
+    let upstream = later.received_packets;
+    let before = earlier.received_packets;
     let sum = Sum {
         stage: "I6 decap",
         object: format!("tunneld {}", b.name),
         upstream,
-        downstream: earlier.receive.as_ref().map_or(0, published),
-        drops: total(earlier.dropped_frames.values().copied()),
+        downstream: earlier.published_frames,
+        drops: dropped,
         bound: IN_HAND.saturating_add(upstream.saturating_sub(before)),
         excuse: String::new(),
     };
     Some(sum.line("", moment))
 }
 
+/// What a tunnel says that it received, and how much of that it dropped.
+fn receiving(tunnel: &Tunnel) -> Option<(TunnelReceiveStatus, u64)> {
+    let status = tunnel.status.as_ref()?;
+    let drops = total(status.dropped_frames.values().copied());
+    Some((status.receive.clone()?, drops))
+}
+
 /// I8: frames that a mirror saw, and further copies of them = mirrored + not selected + sampled out + rate limited + drops by
 /// reason. What the programs in the kernel count.
-pub(super) fn mirror(a: &Mirror, b: &Mirror, moment: Moment) -> Option<Line> {
-    let (earlier, later) = (a.status.as_ref()?, b.status.as_ref()?);
+pub(super) fn mirror(a: &Mirror, b: &Mirror, moment: Moment) -> Line {
+    let object = format!("mirrord {}", b.name);
+    let Some(later) = &b.status else {
+        let note = "mirrord does not say what it counts".to_owned();
+        return Line::unknown("I8 mirror", String::new(), object, note);
+    };
+    let earlier = a.status.as_ref().unwrap_or(later);
     let upstream = |it: &MirrorStatus| total([it.seen_frames, it.copied_frames]);
     let unwanted = [
         earlier.not_selected_frames,
@@ -376,7 +464,7 @@ pub(super) fn mirror(a: &Mirror, b: &Mirror, moment: Moment) -> Option<Line> {
     ];
     let sum = Sum {
         stage: "I8 mirror",
-        object: format!("mirrord {}", b.name),
+        object,
         upstream: upstream(later),
         downstream: earlier.mirrored_frames,
         drops: total(
@@ -387,7 +475,7 @@ pub(super) fn mirror(a: &Mirror, b: &Mirror, moment: Moment) -> Option<Line> {
         bound: IN_HAND.saturating_add(upstream(later).saturating_sub(upstream(earlier))),
         excuse: String::new(),
     };
-    Some(sum.line("", moment))
+    sum.line("", moment)
 }
 
 /// The program that produces into a ring.
@@ -417,18 +505,16 @@ fn moved(a: &RingStats, b: &RingStats) -> u64 {
     arrived.max(b.published_frames.saturating_sub(a.published_frames))
 }
 
-fn producer_gone(stats: &RingStats) -> String {
-    match stats
-        .producer
-        .as_ref()
-        .is_some_and(|producer| producer.live)
-    {
-        true => String::new(),
-        false => {
-            "the producer is gone; what it had in hand is counted when the next one takes over"
-                .to_owned()
+/// Why frames may be missing at the producer, if there is a reason.
+fn producer_gone(stats: &RingStats, silent: &impl Fn(&str) -> bool) -> String {
+    match &stats.producer {
+        Some(producer) if producer.live && silent(first_word(&producer.holder)) => {
+            "the producer does not answer; what it has in hand is counted when it goes on"
         }
+        Some(producer) if producer.live => "",
+        _ => "the producer is gone; what it had in hand is counted when the next one takes over",
     }
+    .to_owned()
 }
 
 fn same_reader(a: &ReaderStats, b: &ReaderStats) -> bool {
