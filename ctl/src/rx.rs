@@ -285,6 +285,10 @@ fn facts(name: &str, spec: &CaptureSpec, status: &CaptureStatus) -> Vec<(&'stati
             .to_owned(),
         ),
         ("io", names::io(&spec.io).to_owned()),
+        (
+            "exclusive",
+            if spec.exclusive { "yes" } else { "no" }.to_owned(),
+        ),
         ("threads", spec.threads.max(1).to_string()),
         (
             "scheduling",

@@ -105,16 +105,22 @@ fn all_frames_arrive_in_order_by_af_xdp() {
 }
 
 #[test]
-fn low_latency_takes_af_xdp_and_is_given_up_for_direction_out() {
+fn low_latency_never_takes_the_interface_from_the_host_unless_told_by_name() {
     need_root!();
     let lab = tap_to_output(&["--latency", "low", "--spin", "50us"]);
+    all_arrive_by(&lab, "packet", "--io af_xdp");
+    lab.ctl(&["rx", "set", "cisco-tap0", "--io", "af_xdp"]);
+    wait_until(SOON, "by name", || {
+        capture(&lab)["interfaces"][0]["io"] == "af_xdp"
+    });
+    lab.wait_running();
     all_arrive_by(&lab, "af_xdp", "in the driver");
-    lab.ctl(&["rx", "set", "cisco-tap0", "--direction", "both"]);
+    lab.ctl(&["rx", "set", "cisco-tap0", "--io", "auto"]);
     wait_until(SOON, "the packet socket", || {
         capture(&lab)["interfaces"][0]["io"] == "packet"
     });
+    lab.ctl(&["rx", "set", "cisco-tap0", "--direction", "both"]);
     lab.wait_running();
-    all_arrive_by(&lab, "packet", "does not see what the host sends");
     let refused = lab
         .fluxctl
         .try_run(&["rx", "set", "cisco-tap0", "--io", "af_xdp"]);
@@ -123,7 +129,54 @@ fn low_latency_takes_af_xdp_and_is_given_up_for_direction_out() {
 }
 
 #[test]
-fn without_the_capability_low_latency_falls_back_and_af_xdp_by_name_waits() {
+fn an_interface_is_not_taken_from_others_unless_that_is_said() {
+    need_root!();
+    let lab = Lab::new(2, 0);
+    for ring in ["cisco", "dell", "hp"] {
+        lab.ctl(&["ring", "create", ring, "--size", "4m"]);
+    }
+    let show = |name: &str| lab.json(&["rx", "show", name])["status"].clone();
+    // An address of the host.
+    lab.host.ip(&["addr", "add", "192.0.2.1/24", "dev", "tap0"]);
+    lab.ctl(&[
+        "rx", "add", "tap0", "cisco", "--name", "c", "--io", "af_xdp",
+    ]);
+    wait_until(SOON, "the reason", || {
+        let status = show("c");
+        status["state"] == "waiting" && has(&status["reason"], "192.0.2.1")
+    });
+    lab.ctl(&["rx", "set", "c", "--exclusive"]);
+    wait_until(SOON, "taken", || {
+        show("c")["interfaces"][0]["io"] == "af_xdp"
+    });
+    // Another capture of it: told by whom it is starved, until that ends.
+    lab.ctl(&["rx", "add", "tap0", "dell", "--name", "d"]);
+    wait_until(SOON, "starved", || {
+        let status = show("d");
+        status["state"] == "waiting" && has(&status["reason"], "capture \"c\" takes all frames")
+    });
+    lab.ctl(&["rx", "delete", "c"]);
+    wait_until(SOON, "fed again", || show("d")["state"] == "running");
+    lab.taps[0].send(&Generator::new(1).count(100));
+    wait_until(SOON, "frames", || show("d")["received_frames"] == 100);
+    // Taking it from that one is refused.
+    let add = [
+        "rx", "add", "tap0", "cisco", "--name", "c", "--io", "af_xdp",
+    ];
+    let refused = lab.fluxctl.try_run(&add);
+    assert_eq!(refused.code, 4, "{refused:?}");
+    assert!(refused.stderr.contains("--exclusive"), "{refused:?}");
+    // A port of a bridge.
+    lab.host.ip(&["link", "add", "br0", "type", "bridge"]);
+    lab.host.ip(&["link", "set", "tap1", "master", "br0"]);
+    lab.ctl(&["rx", "add", "tap1", "hp", "--name", "h", "--io", "af_xdp"]);
+    wait_until(SOON, "the bridge", || {
+        has(&show("h")["reason"], "a port of br0")
+    });
+}
+
+#[test]
+fn without_the_capability_low_latency_works_and_af_xdp_by_name_waits() {
     need_root!();
     let mut lab = Lab::new(2, 1);
     lab.rxd.kill();
@@ -143,7 +196,7 @@ fn without_the_capability_low_latency_falls_back_and_af_xdp_by_name_waits() {
     ]);
     lab.ctl(&["tx", "add", "cisco", "out0"]);
     lab.wait_running();
-    all_arrive_by(&lab, "packet", "CAP_BPF");
+    all_arrive_by(&lab, "packet", "blocks of 1 ms");
     let reason = &capture(&lab)["reason"];
     assert!(has(reason, "CAP_SYS_NICE"), "{reason}");
     lab.ctl(&["rx", "add", "tap1", "dell", "--io", "af_xdp"]);
@@ -323,6 +376,10 @@ fn threads_wait_for_an_interface_that_is_down_and_end_in_a_full_ring_soon() {
     );
     flows.into_iter().map(Sending::stop).for_each(|_| {});
     lab.txd.resume();
+    // Nobody says that all is well while nobody watches.
+    assert_eq!(lab.fluxctl.try_run(&["audit"]).code, 5);
+    lab.rxd.restart();
+    lab.wait_running();
     lab.audit();
 }
 

@@ -11,14 +11,14 @@ Examples:
   rxd --capture eth1:cisco        capture eth1 into the ring cisco, too
   rxd --capture eth1,eth2:all --vlan-push eth1=100,eth2=200
                                   aggregate two interfaces into one ring
-  rxd --capture eth1:trade --latency low --cpu 2 --priority 10
+  rxd --capture eth1:trade --io af_xdp --latency low --cpu 2 --priority 10
                                   each frame as soon as it is there
   rxd --capture eth1:web --filter 'tcp port 443' --snaplen 128 --ephemeral
 
 Rings are made by ringd: `fluxctl ring create cisco --size 100m`. A capture
 whose ring or interface is missing waits for it. rxd needs CAP_NET_RAW; --io
-af_xdp and --latency low need CAP_NET_ADMIN and CAP_BPF, too, and CAP_IPC_LOCK
-or LimitMEMLOCK for more than 8 MiB of --buffer; --priority CAP_SYS_NICE.";
+af_xdp needs CAP_NET_ADMIN and CAP_BPF, too, and CAP_IPC_LOCK or LimitMEMLOCK
+for more than 8 MiB of --buffer; --priority CAP_SYS_NICE.";
 
 /// Captures network interfaces into shared-memory rings.
 #[derive(Debug, Parser)]

@@ -1,7 +1,7 @@
 //! A capture as a worker: gets its ring and its interfaces, runs the data path, waits for what is missing and resumes.
 
 use crate::input::Input;
-use crate::lane::{Crew, Lane, Schedule, TICK};
+use crate::lane::{Crew, Lane, MAX_INTERFACES, Schedule, TICK};
 use crate::open::{Attempt, Opener, threads, window};
 use crate::ring::SharedRing;
 use crate::spec::validate;
@@ -92,7 +92,7 @@ impl<'w> Capture<'w> {
             job,
             worker,
             generation,
-            inputs: inputs(&spec)?,
+            inputs: inputs(&spec, worker.name())?,
             lanes: lanes(&spec),
             spec: CaptureSpec::clone(&spec),
             schedule: Schedule::default(),
@@ -156,9 +156,12 @@ impl<'w> Capture<'w> {
         let (live, epoch) = (self.worker.live(), ring.info().epoch);
         let ring = Arc::new(SharedRing::new(ring, threads(&self.spec)));
         for input in self.inputs.iter_mut().filter(|input| input.is_attached()) {
-            if let Err(error) = input.register(&ring, &mut self.lanes) {
-                tracing::error!(capture = self.worker.name(), %error, "cannot enter the interface into the ring");
-                drop(input.detach(&ring, &mut self.lanes, live));
+            match input.register(&ring, &mut self.lanes) {
+                Ok(()) => input.begin_watch(&ring, &mut self.lanes, live),
+                Err(error) => {
+                    tracing::error!(capture = self.worker.name(), %error, "cannot enter the interface into the ring");
+                    drop(input.detach(&ring, &mut self.lanes, live));
+                }
             }
         }
         tracing::info!(capture = self.worker.name(), ring = %self.spec.ring, epoch, "writing to ring");
@@ -268,16 +271,26 @@ impl<'w> Capture<'w> {
     /// Whether a link that came or went concerns the threads.
     fn is_news(&self) -> bool {
         let gone = |input: &Input| self.gone.iter().any(|index| input.is_attached_to(*index));
-        self.inputs
-            .iter()
-            .any(|input| input.is_opened() || gone(input))
+        self.inputs.iter().any(|input| {
+            input.is_opened() || input.has_successors() || gone(input) || input.wants_successors()
+        })
     }
 
     /// Gives the threads links that came, and takes from them those that went.
     fn follow_links(&mut self) {
         let mut taps = Vec::new();
         for input in &mut self.inputs {
-            input.attach(&mut self.lanes);
+            if self.ring.is_some() && input.wants_successors() {
+                input.open_successors(&self.opener, &mut self.lanes);
+            }
+            if let Some(ring) = &self.ring {
+                input.attach(ring, &mut self.lanes, self.worker.live());
+            }
+            if let Some(ring) = &self.ring
+                && input.has_successors()
+            {
+                taps.extend(input.succeed(ring, &mut self.lanes, self.worker.live()));
+            }
             if let Some(ring) = &self.ring
                 && self.gone.iter().any(|index| input.is_attached_to(*index))
             {
@@ -321,12 +334,7 @@ impl<'w> Capture<'w> {
         self.spec = CaptureSpec::clone(&spec);
         self.take_schedule();
         if !goes_on {
-            self.release();
-            // What is being opened for the spec before is closed again.
-            self.opener = opener()?;
-            self.inputs = inputs(&spec)?;
-            self.lanes = lanes(&spec);
-            return Ok(());
+            return self.renew(&spec);
         }
         self.spread();
         for input in &mut self.inputs {
@@ -334,6 +342,55 @@ impl<'w> Capture<'w> {
                 .set_edits(&spec, &mut self.lanes)
                 .map_err(|e| e.to_string())?;
         }
+        Ok(())
+    }
+
+    /// A spec by which sockets, interfaces or the ring are others. Interfaces that stay are read without a break.
+    fn renew(&mut self, spec: &CaptureSpec) -> Result<(), String> {
+        // What is being opened for the spec before is closed again.
+        self.opener = opener()?;
+        let mut new = inputs(spec, self.worker.name())?;
+        let mut taps = Vec::new();
+        for (number, slot) in new.iter_mut().enumerate() {
+            let stays = |input: &Input| input.is_of(&spec.interfaces[number].name);
+            let Some(at) = self.inputs.iter().position(stays) else {
+                continue;
+            };
+            let mut input = self.inputs.swap_remove(at);
+            if let Some(ring) = &self.ring
+                && input.must_let_go(spec)
+            {
+                taps.extend(input.detach(ring, &mut self.lanes, self.worker.live()));
+            }
+            *slot = input;
+        }
+        // Those that are left are wanted no more.
+        for mut input in std::mem::replace(&mut self.inputs, new) {
+            match &self.ring {
+                Some(ring) => {
+                    taps.extend(input.detach(ring, &mut self.lanes, self.worker.live()));
+                }
+                None => input.close(&mut self.lanes, self.worker.live()),
+            }
+        }
+        drop(taps);
+        // By way of places that none of them has, so that no two are at the same.
+        for offset in [MAX_INTERFACES, 0] {
+            for (number, input) in self.inputs.iter_mut().enumerate() {
+                input.renumber(offset + number, &mut self.lanes);
+            }
+        }
+        for input in &mut self.inputs {
+            input
+                .renew(spec, &mut self.lanes)
+                .map_err(|e| e.to_string())?;
+        }
+        let other = |ring: &Arc<SharedRing>| !ring.is_called(&spec.ring);
+        if self.ring.as_ref().is_some_and(other) {
+            self.leave_ring();
+        }
+        self.spread();
+        self.look = true;
         Ok(())
     }
 
@@ -357,6 +414,9 @@ impl<'w> Capture<'w> {
             }
         }
         self.lanes = lanes;
+        if let Some(ring) = &self.ring {
+            ring.set_threads(threads);
+        }
     }
 
     /// Takes the scheduling of the spec over, for this thread; the others ask for it when they start.
@@ -381,7 +441,7 @@ impl<'w> Capture<'w> {
             return;
         }
         self.shown = Some(Instant::now());
-        let statuses: Vec<_> = self.inputs.iter().map(Input::status).collect();
+        let statuses: Vec<_> = self.inputs.iter_mut().map(Input::status).collect();
         if self.ring.is_some() {
             let running = i32::from(v1::State::from(State::Running));
             let reasons: Vec<&str> = statuses
@@ -547,9 +607,9 @@ fn close(ring: Arc<SharedRing>) {
     }
 }
 
-fn inputs(spec: &CaptureSpec) -> Result<Vec<Input>, String> {
+fn inputs(spec: &CaptureSpec, capture: &str) -> Result<Vec<Input>, String> {
     (0..spec.interfaces.len())
-        .map(|index| Input::new(spec, index))
+        .map(|index| Input::new(spec, index, capture))
         .collect::<Result<_, _>>()
         .map_err(|e| e.to_string())
 }

@@ -4,6 +4,7 @@
 
 use crate::ring::SharedRing;
 use crate::stats::CaptureLive;
+use crate::succession::{Memory, Seen};
 use fluxcap_headers::{Edited, Edits, VlanTag, WireFrame, complete_checksum};
 use fluxcap_ring::{Burst, Direction, DropReason, Flags, Meta, Producer, record_size};
 use fluxcap_socket::{Packet, Receiver};
@@ -37,6 +38,20 @@ pub(crate) struct Path {
     pub(crate) wanted: Wanted,
     /// Filter, sampling and changes, in their fixed order.
     pub(crate) edits: Edits,
+    /// Another socket takes the place of this one, or this one takes another's.
+    pub(crate) change: Change,
+}
+
+/// What a socket has to do with another one of its interface.
+#[derive(Debug, Default)]
+pub(crate) enum Change {
+    /// Nothing.
+    #[default]
+    None,
+    /// Its successor is being opened, and may have some of its frames.
+    Remember(Memory),
+    /// It is the successor, and has some frames of those before it.
+    PassOver(Seen),
 }
 
 /// What happened to the frames of one burst, other than being published.
@@ -50,6 +65,7 @@ pub(crate) struct Tally {
     pub(crate) malformed: u64,
     oversize: u64,
     pub(crate) paused: u64,
+    doubled: u64,
 }
 
 /// What [`Path::pump`] did.
@@ -57,6 +73,8 @@ pub(crate) struct Tally {
 pub(crate) struct Pumped {
     /// Frames read from the kernel.
     pub(crate) frames: u64,
+    /// Of these, frames that the socket before had, too, and that are counted once.
+    pub(crate) doubled: u64,
     /// The kernel said that it lost some.
     pub(crate) losing: bool,
 }
@@ -110,6 +128,11 @@ impl Path {
                     next = packets.next();
                 }
                 tally.settle(&ring, live);
+                if tally.doubled > 0 {
+                    ring.source(self.source).take_back(tally.doubled);
+                    live.received.add(tally.doubled.wrapping_neg());
+                    pumped.doubled += tally.doubled;
+                }
                 ring = shared.pass(ring);
             }
             // Frames that cannot be reached because the block is damaged.
@@ -131,6 +154,15 @@ impl Path {
         longest: usize,
         tally: &mut Tally,
     ) {
+        match &mut self.change {
+            Change::None => {}
+            Change::Remember(memory) => memory.note(packet),
+            Change::PassOver(seen) => {
+                if seen.meet(packet) {
+                    return tally.doubled += 1;
+                }
+            }
+        }
         tally.bytes += u64::from(packet.wire_len);
         let unwanted = match self.wanted {
             Wanted::In => packet.outgoing,
@@ -139,6 +171,10 @@ impl Path {
         };
         if unwanted {
             return tally.direction += 1;
+        }
+        // By the filter in the kernel, which leaves a byte of it so that it can be counted.
+        if packet.is_refused() {
+            return tally.filtered += 1;
         }
         if packet.checksum_partial {
             complete_checksum(packet.data, 0);

@@ -1,15 +1,17 @@
 //! One interface of a capture: found by name, followed by its index, lost and found again.
 
-use crate::datapath::{Path, Wanted};
+use crate::datapath::{Change, Path, Wanted};
 use crate::lane::Lane;
+use crate::missed::{Missed, Since, accounted, counter, passed};
 use crate::open::{Opened, Opener, Plan};
 use crate::ring::SharedRing;
 use crate::stats::{CaptureLive, InterfaceCounts};
-use crate::tap::Tap;
+use crate::succession::Seen;
+use crate::takers::{self, Taken};
+use crate::tap::{Backlog, Tap};
 use fluxcap_headers::Edits;
 use fluxcap_options::{SpecError, compile_edits};
 use fluxcap_proto::v1;
-use fluxcap_ring::SourceCounters;
 use fluxcap_service::State;
 use fluxcap_socket::{Error, Link, LinkWatch, Receiver, SockFilter, offloads};
 use std::sync::Arc;
@@ -17,6 +19,9 @@ use std::time::{Duration, Instant};
 
 /// Time in which a link that was refused is not tried again because of news of it.
 const REFUSED: Duration = Duration::from_millis(900);
+
+/// How long sockets that give their place to others, or take it, are read: longer than a block may be gathered.
+const PATIENCE: Duration = Duration::from_millis(1200);
 
 /// An interface that a capture wants, attached or not. What is read of it, and by whom, is in the [`Tap`]s of the threads.
 #[derive(Debug)]
@@ -32,11 +37,23 @@ pub(crate) struct Input {
     source: u16,
     /// It is being opened.
     opening: bool,
+    /// The interface as it was when it was seen first, after another one had gone.
+    sighted: Option<Link>,
     /// The interface that it is attached to, or will be.
     link: Option<Link>,
     /// Its sockets, as long as no thread has them.
     opened: Vec<Receiver>,
+    /// The sockets that there are were opened by another plan: others are to take their place.
+    renewing: bool,
+    /// These, as long as no thread has them.
+    successors: Vec<Receiver>,
+    /// Why there are none.
+    hindrance: String,
     refused: Option<Refused>,
+    /// The capture that it is part of.
+    capture: String,
+    /// Held while its frames are taken from all others.
+    taken: Option<Taken>,
     /// What the operator should know about the interface; often nothing.
     remark: String,
     /// Whether the kernel applies the filter.
@@ -44,6 +61,9 @@ pub(crate) struct Input {
     counts: Arc<InterfaceCounts>,
     status: v1::CaptureInterfaceStatus,
 }
+
+/// Looks at an interface's counters until no frame comes in between.
+const LOOKS: usize = 20;
 
 /// An attempt to attach to a link that failed.
 #[derive(Debug)]
@@ -53,12 +73,26 @@ struct Refused {
     up: bool,
 }
 
+impl Refused {
+    fn of(link: &Link) -> Refused {
+        Refused {
+            at: Instant::now(),
+            ifindex: link.index,
+            up: link.up,
+        }
+    }
+}
+
 impl Input {
     /// The interface at `number` of the spec, not attached yet.
     ///
     /// # Errors
     /// When the filter or a tag of the spec cannot be used.
-    pub(crate) fn new(spec: &v1::CaptureSpec, number: usize) -> Result<Input, SpecError> {
+    pub(crate) fn new(
+        spec: &v1::CaptureSpec,
+        number: usize,
+        capture: &str,
+    ) -> Result<Input, SpecError> {
         let name = spec.interfaces.get(number).map(|i| i.name.clone());
         let name = name.unwrap_or_default();
         let mut input = Input {
@@ -68,9 +102,15 @@ impl Input {
             edits: Edits::default(),
             source: 0,
             opening: false,
+            sighted: None,
             link: None,
             opened: Vec::new(),
+            renewing: false,
+            successors: Vec::new(),
+            hindrance: String::new(),
             refused: None,
+            capture: capture.to_owned(),
+            taken: None,
             remark: String::new(),
             filters_in_kernel: false,
             counts: Arc::default(),
@@ -83,6 +123,128 @@ impl Input {
         input.set_state(State::Waiting, "not attached yet");
         input.set_edits(spec, &mut [])?;
         Ok(input)
+    }
+
+    /// Takes over a spec in which this interface stays. The sockets that there are go on until others, if they have to be, can take their
+    /// place. What was being opened is of no use any more.
+    ///
+    /// # Errors
+    /// When the filter or a tag of the spec cannot be used.
+    pub(crate) fn renew(
+        &mut self,
+        spec: &v1::CaptureSpec,
+        lanes: &mut [Lane],
+    ) -> Result<(), SpecError> {
+        let plan = Plan::new(spec);
+        self.renewing |= self.is_attached() && !plan.is_like(&self.plan);
+        (self.plan, self.wanted) = (plan, wanted(spec));
+        (self.opening, self.refused) = (false, None);
+        self.successors.clear();
+        self.hindrance.clear();
+        self.set_edits(spec, lanes)
+    }
+
+    /// Gives it another place in the spec.
+    pub(crate) fn renumber(&mut self, number: usize, lanes: &mut [Lane]) {
+        for tap in lanes.iter_mut().flat_map(|lane| lane.of(self.number)) {
+            tap.input = number;
+        }
+        self.number = number;
+    }
+
+    /// Whether its sockets have to be closed before others can take their place.
+    pub(crate) fn must_let_go(&self, spec: &v1::CaptureSpec) -> bool {
+        let plan = Plan::new(spec);
+        let excludes = plan.excludes(&self.plan) && !plan.is_like(&self.plan);
+        excludes && self.is_attached() && self.status.io == "af_xdp"
+    }
+
+    /// Whether other sockets are wanted, and nobody is opening them.
+    pub(crate) fn wants_successors(&self) -> bool {
+        let tried = self.refused.as_ref();
+        self.renewing
+            && self.is_attached()
+            && !self.opening
+            && self.successors.is_empty()
+            && tried.is_none_or(|refused| refused.at.elapsed() >= REFUSED)
+    }
+
+    /// Begins to open other sockets. Those that there are remember their frames meanwhile.
+    pub(crate) fn open_successors(&mut self, opener: &Opener, lanes: &mut [Lane]) {
+        let Some(link) = self.link.clone() else {
+            return;
+        };
+        if let Some(harm) = self.plan.harm(&link) {
+            return self.cannot_renew(&link, &harm);
+        }
+        // Before the first frame that both can have.
+        let taps = lanes.iter_mut().flat_map(|lane| lane.of(self.number));
+        taps.for_each(Tap::remember);
+        match opener.start(self.number, &self.plan.of_successor(), &link) {
+            Ok(()) => self.opening = true,
+            Err(error) => self.cannot_renew(&link, &format!("cannot start a thread: {error}")),
+        }
+    }
+
+    /// The sockets that there are go on as they are.
+    fn cannot_renew(&mut self, link: &Link, why: &str) {
+        self.refused = Some(Refused::of(link));
+        self.hindrance = format!("goes on as before, because it cannot be opened anew: {why}");
+        tracing::warn!(interface = %self.name, why, "cannot be opened anew");
+        self.show_link();
+    }
+
+    /// Takes the sockets that are to take the place of others, or why there are none.
+    fn take_successors(&mut self, link: &Link, result: Result<Opened, Error>) {
+        match result {
+            Ok(opened) => {
+                let first = opened.receivers.first();
+                self.status.io = first.map_or("", |socket| socket.name()).to_owned();
+                self.status.io_reason = opened.reason;
+                for socket in &opened.receivers {
+                    self.set_filter(socket);
+                }
+                self.hindrance.clear();
+                self.successors = opened.receivers;
+            }
+            Err(error) => self.cannot_renew(link, &error.to_string()),
+        }
+    }
+
+    /// Whether sockets are there to take the place of others.
+    pub(crate) fn has_successors(&self) -> bool {
+        !self.successors.is_empty()
+    }
+
+    /// Has them do so: what both have is published once. The old ones are closed when what this returns is dropped. All
+    /// threads stand still meanwhile, for the time that the kernel takes to hand over a block.
+    pub(crate) fn succeed(
+        &mut self,
+        ring: &SharedRing,
+        lanes: &mut [Lane],
+        live: &CaptureLive,
+    ) -> Vec<Tap> {
+        // What is held back of others is older than what this one's sockets still have.
+        lanes.iter_mut().for_each(|lane| lane.flush(ring, live));
+        let mut old: Vec<Tap> = lanes
+            .iter_mut()
+            .flat_map(|lane| lane.take(self.number))
+            .collect();
+        old.iter().for_each(Tap::take_no_more);
+        let end = Instant::now() + PATIENCE;
+        for tap in &mut old {
+            tap.come_to_an_end(ring, live, end);
+        }
+        let mut seen = Seen::new(old.iter_mut().filter_map(Tap::memory));
+        self.opened = std::mem::take(&mut self.successors);
+        self.attach(ring, lanes, live);
+        for tap in lanes.iter_mut().flat_map(|lane| lane.of(self.number)) {
+            seen = tap.begin(seen, ring, live, Instant::now() + PATIENCE);
+        }
+        self.renewing = false;
+        self.count_missed(ring, lanes, live, Since::Always);
+        tracing::info!(interface = %self.name, io = %self.status.io, "opened anew");
+        old
     }
 
     /// Takes over filter, sampling and changes from the spec; attached sockets get the new filter at once, and lose no
@@ -158,7 +320,8 @@ impl Input {
     }
 
     /// What is shown of this input.
-    pub(crate) fn status(&self) -> v1::CaptureInterfaceStatus {
+    pub(crate) fn status(&mut self) -> v1::CaptureInterfaceStatus {
+        self.show_link();
         let mut status = self.status.clone();
         self.counts.show(&mut status);
         status
@@ -166,15 +329,33 @@ impl Input {
 
     /// Takes note of a link as it is now; whether it is to be opened.
     pub(crate) fn see(&mut self, link: &Link) -> bool {
+        let named = self.is_named(link);
         match &mut self.link {
             Some(attached) if attached.index == link.index => {
                 *attached = link.clone();
                 self.show_link();
                 false
             }
-            None => !self.opening && self.is_named(link) && !self.was_refused(link),
+            None if !named => false,
+            None => {
+                // One that was not there before: what it has counted until now is nobody's.
+                if self.status.attached > 0
+                    && self
+                        .sighted
+                        .as_ref()
+                        .is_none_or(|it| it.index != link.index)
+                {
+                    self.sighted = Some(link.clone());
+                }
+                !self.opening && !self.was_refused(link)
+            }
             Some(_) => false,
         }
+    }
+
+    /// Whether this is the interface of that name in the spec.
+    pub(crate) fn is_of(&self, name: &str) -> bool {
+        self.name == name
     }
 
     /// Whether a link has the wanted name.
@@ -203,6 +384,9 @@ impl Input {
             let reason = format!("interface {} is not an Ethernet interface", self.name);
             return self.refuse(link, reason);
         }
+        if let Some(harm) = self.plan.harm(link) {
+            return self.refuse(link, harm);
+        }
         match opener.start(self.number, &self.plan, link) {
             Ok(()) => {
                 self.opening = true;
@@ -213,17 +397,16 @@ impl Input {
     }
 
     fn refuse(&mut self, link: &Link, reason: String) {
-        self.refused = Some(Refused {
-            at: Instant::now(),
-            ifindex: link.index,
-            up: link.up,
-        });
+        self.refused = Some(Refused::of(link));
         self.set_state(State::Waiting, reason);
     }
 
     /// What came of it, for [`Input::attach`].
     pub(crate) fn take(&mut self, link: &Link, result: Result<Opened, Error>, ring: &SharedRing) {
         self.opening = false;
+        if self.is_attached() {
+            return self.take_successors(link, result);
+        }
         let opened = match result {
             Ok(opened) => opened,
             Err(Error::LinkDown { .. }) => return self.refuse(link, is_down(&link.name)),
@@ -240,7 +423,6 @@ impl Input {
         if let Err(error) = self.register(ring, &mut []) {
             return self.refuse(link, error.to_string());
         }
-        self.count_missed(&now, ring);
         let first = opened.receivers.first();
         self.status.io = first.map_or("", |socket| socket.name()).to_owned();
         self.status.io_reason = opened.reason;
@@ -266,7 +448,7 @@ impl Input {
     }
 
     /// Gives each thread its part of what is open.
-    pub(crate) fn attach(&mut self, lanes: &mut [Lane]) {
+    pub(crate) fn attach(&mut self, ring: &SharedRing, lanes: &mut [Lane], live: &CaptureLive) {
         if !self.is_opened() {
             return;
         }
@@ -276,6 +458,7 @@ impl Input {
                 source: self.source,
                 wanted: self.wanted,
                 edits: self.edits.clone(),
+                change: Change::None,
             };
             let tap = Tap::new(self.number, socket, path, Arc::clone(&self.counts));
             // Interfaces that have fewer parts than there are threads do not all burden the first ones.
@@ -284,7 +467,15 @@ impl Input {
             }
         }
         self.status.attached += 1;
+        let index = self.link.as_ref().map_or(0, |link| link.index);
+        let takes = self.status.io == "af_xdp";
+        self.taken = None;
+        self.taken = takes.then(|| Taken::by(&self.capture, index));
         self.show_link();
+        if !self.renewing {
+            let since = ring.lock().source(self.source).watched_until();
+            self.count_missed(ring, lanes, live, Since::Time(since));
+        }
     }
 
     /// Enters the interface into the ring's table of sources; again for each ring.
@@ -300,22 +491,70 @@ impl Input {
         Ok(())
     }
 
-    /// Frames that passed the interface while nobody captured: from the interface's own counter, so an estimate, and only
-    /// where that counts the frames that are captured.
-    fn count_missed(&self, link: &Link, ring: &SharedRing) {
-        let source = ring.lock().source(self.source);
-        if self.wanted == Wanted::In && self.plan.options.filter.is_none() {
-            source.add_missed(missed(&source, link));
-            source
-                .set_interface_count(link.index, link.rx_packets.wrapping_sub(accounted(&source)));
-        } else {
-            source.set_interface_count(0, 0);
+    /// Notes in the books of a ring, to which this one has just gone over, that it is watched from now on.
+    pub(crate) fn begin_watch(
+        &mut self,
+        ring: &SharedRing,
+        lanes: &mut [Lane],
+        live: &CaptureLive,
+    ) {
+        self.count_missed(ring, lanes, live, Since::Always);
+    }
+
+    /// Frames that passed the interface while nobody captured, from the interface's own counters. All threads stand still.
+    fn count_missed(
+        &mut self,
+        ring: &SharedRing,
+        lanes: &mut [Lane],
+        live: &CaptureLive,
+        watched: Since,
+    ) {
+        let (source, mut now) = (ring.lock().source(self.source), None);
+        let index = self.link.as_ref().map_or(0, |link| link.index);
+        let Ok(mut links) = LinkWatch::open() else {
+            return;
+        };
+        let mut count = || -> u64 {
+            let taps = lanes.iter_mut().flat_map(|lane| lane.of(self.number));
+            taps.map(|tap| {
+                tap.count(&mut ring.lock(), live, Backlog::ComesHere);
+                tap.waiting()
+            })
+            .sum()
+        };
+        // Both at the same instant: again, as long as a frame comes in between.
+        let mut waiting = count();
+        for _ in 0..LOOKS {
+            let before = waiting;
+            now = links.find_index(index).ok().flatten();
+            waiting = count();
+            if waiting == before {
+                break;
+            }
         }
+        let Some(now) = now else { return };
+        let missed = Missed {
+            counter: counter(&now, self.wanted),
+            passed: passed(&now, self.wanted),
+            known: accounted(&source).wrapping_add(waiting),
+            waiting,
+            watched,
+            sighted: self
+                .sighted
+                .take()
+                .filter(|link| link.index == now.index)
+                .map(|link| passed(&link, self.wanted)),
+        };
+        missed.enter(&source);
+        self.status.missed_frames = source.missed();
+        self.status.unwatched_ns = source.unwatched_ns();
     }
 
     fn show_link(&mut self) {
         let Some(link) = &self.link else { return };
-        let remark = if link.is_called(&self.name) {
+        let remark = if !self.hindrance.is_empty() {
+            self.hindrance.clone()
+        } else if link.is_called(&self.name) {
             self.remark.clone()
         } else {
             format!("{} is renamed to {}", self.name, link.name)
@@ -326,10 +565,25 @@ impl Input {
                 State::Waiting,
                 format!("interface {} has no carrier", link.name),
             ),
-            (true, true) => (State::Running, remark),
+            (true, true) => match self.starved_by(link.index) {
+                Some(taker) => (
+                    State::Waiting,
+                    format!(
+                        "capture \"{taker}\" takes all frames of {} by af_xdp",
+                        link.name
+                    ),
+                ),
+                None => (State::Running, remark),
+            },
         };
         self.status.ifindex = link.index;
         self.set_state(state, reason);
+    }
+
+    /// The capture that takes all frames that this one is to have, but for those that the host sends.
+    fn starved_by(&self, ifindex: u32) -> Option<String> {
+        let gets_others = self.wanted == Wanted::Out || self.taken.is_some();
+        takers::taker(ifindex).filter(|_| !gets_others)
     }
 
     fn set_state(&mut self, state: State, reason: impl Into<String>) {
@@ -345,7 +599,7 @@ impl Input {
         lanes: &mut [Lane],
         live: &CaptureLive,
     ) -> Vec<Tap> {
-        self.attach(lanes);
+        self.attach(ring, lanes, live);
         // What is held back of others is older than what this one's sockets still have.
         lanes.iter_mut().for_each(|lane| lane.flush(ring, live));
         let mut taps: Vec<Tap> = lanes
@@ -353,16 +607,25 @@ impl Input {
             .flat_map(|lane| lane.take(self.number))
             .collect();
         taps.iter_mut().for_each(|tap| tap.detach(ring, live));
-        self.link = None;
+        self.let_go();
         self.set_absent();
         taps
     }
 
+    fn let_go(&mut self) {
+        self.link = None;
+        self.taken = None;
+        self.renewing = false;
+        self.successors.clear();
+        self.hindrance.clear();
+    }
+
     /// Closes the sockets while there is no ring.
     pub(crate) fn close(&mut self, lanes: &mut [Lane], live: &CaptureLive) {
-        if self.link.take().is_none() {
+        if self.link.is_none() {
             return;
         }
+        self.let_go();
         self.opened.clear();
         for tap in lanes.iter_mut().flat_map(|lane| lane.take(self.number)) {
             tap.close(live);
@@ -384,28 +647,6 @@ fn remark(name: &str) -> String {
         _ => return String::new(),
     };
     format!("frames may come glued together: ethtool -K {name} {off}")
-}
-
-/// All frames of an interface that the ring's counters know of.
-fn accounted(source: &SourceCounters) -> u64 {
-    source
-        .received()
-        .wrapping_add(source.kernel_drops())
-        .wrapping_add(source.missed())
-}
-
-/// Frames that the interface counted since the last attachment and the ring's counters do not know; 0 for another interface.
-fn missed(source: &SourceCounters, link: &Link) -> u64 {
-    let (ifindex, base) = source.interface_count();
-    if ifindex != link.index {
-        return 0;
-    }
-    let missed = link
-        .rx_packets
-        .wrapping_sub(accounted(source))
-        .wrapping_sub(base);
-    // A counter that went backwards belongs to an interface that was made anew.
-    if missed > u64::MAX / 2 { 0 } else { missed }
 }
 
 fn wanted(spec: &v1::CaptureSpec) -> Wanted {

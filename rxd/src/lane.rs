@@ -180,8 +180,13 @@ impl Lane {
             self.turn_by_turn(ring, live, stop)?;
         }
         // Once a tick, and once more when traffic has ended, so that the books close.
-        if self.dirty && self.counted.elapsed() >= TICK {
-            self.count(ring, live, Backlog::ComesHere);
+        if self.counted.elapsed() >= TICK {
+            if self.dirty {
+                self.count(ring, live, Backlog::ComesHere);
+            } else if !self.taps.is_empty() {
+                let ring = ring.lock();
+                self.taps.iter().for_each(|tap| tap.watch(&ring));
+            }
             (self.counted, self.dirty) = (Instant::now(), false);
         }
         Ok(())

@@ -6,12 +6,15 @@ mod datapath;
 mod input;
 mod lane;
 mod merge;
+mod missed;
 mod open;
 mod order;
 mod ring;
 mod service;
 mod spec;
 mod stats;
+mod succession;
+mod takers;
 mod tap;
 
 use anyhow::Context;

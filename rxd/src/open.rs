@@ -1,5 +1,6 @@
 //! How the frames of an interface are taken from the kernel: which way, and why.
 
+use crate::takers::victim;
 use fluxcap_options::{CaptureIo, MERGE_WINDOW_LOW_US, MERGE_WINDOW_US};
 use fluxcap_proto::v1::{CaptureSpec, Direction, Latency};
 use fluxcap_socket::{CaptureOptions, Error, Link, PacketCapture, Receiver, XdpCapture};
@@ -17,12 +18,13 @@ pub(crate) const BLOCK_BYTES: u32 = 256 << 10;
 const BLOCK_RETIRE: Duration = Duration::from_millis(1);
 
 /// What the spec says of it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Plan {
     io: CaptureIo,
     low_latency: bool,
-    only_in: bool,
+    both: bool,
     threads: usize,
+    exclusive: bool,
     pub(crate) options: CaptureOptions,
 }
 
@@ -43,8 +45,9 @@ impl Plan {
         Plan {
             io: CaptureIo::from_spec(&spec.io).unwrap_or_default(),
             low_latency: spec.latency() == Latency::Low,
-            only_in,
+            both: spec.direction() == Direction::Both,
             threads: threads(spec),
+            exclusive: spec.exclusive,
             options: CaptureOptions {
                 buffer_bytes: or(spec.buffer_bytes, BUFFER_BYTES),
                 block_bytes: match spec.block_bytes {
@@ -57,9 +60,44 @@ impl Plan {
                 },
                 promiscuous: !spec.no_promiscuous,
                 ignore_outgoing: only_in,
+                stamped: false,
                 filter: None,
             },
         }
+    }
+
+    /// The same for sockets that take the place of others.
+    pub(crate) fn of_successor(&self) -> Plan {
+        let mut plan = self.clone();
+        plan.options.stamped = true;
+        plan
+    }
+
+    /// Whether sockets opened by the other plan do as well.
+    pub(crate) fn is_like(&self, other: &Plan) -> bool {
+        let without_filter = |plan: &Plan| {
+            let mut plan = plan.clone();
+            plan.options.filter = None;
+            plan
+        };
+        without_filter(self) == without_filter(other)
+    }
+
+    /// Whether sockets of the other plan would have to go before those of this one can be had: an interface has one AF_XDP capture.
+    pub(crate) fn excludes(&self, other: &Plan) -> bool {
+        self.io == CaptureIo::AfXdp && other.io == CaptureIo::AfXdp
+    }
+
+    /// Why an interface is not to be opened in this way, if there is a reason: others would suffer, and nobody has said that they may.
+    pub(crate) fn harm(&self, link: &Link) -> Option<String> {
+        if self.io != CaptureIo::AfXdp || self.exclusive {
+            return None;
+        }
+        let victim = victim(link)?;
+        let name = &link.name;
+        Some(format!(
+            "af_xdp would take all frames of {name} from the host, and {victim}; --io auto leaves them, --exclusive takes them"
+        ))
     }
 
     /// Opens the interface.
@@ -71,21 +109,15 @@ impl Plan {
                 let reason = "takes many frames at a time".to_owned();
                 self.open_packet(link, &self.options, reason)
             }
+            // AF_XDP would be faster, and takes the frames from the host: nobody gets that who has not asked for it by name.
             CaptureIo::Auto => {
-                let why = if self.only_in {
-                    match self.open_xdp(link) {
-                        Ok(opened) => return Ok(opened),
-                        Err(error) => error.to_string(),
-                    }
-                } else {
-                    "it does not see what the host sends".to_owned()
-                };
                 let options = CaptureOptions {
                     block_retire: BLOCK_RETIRE,
                     ..self.options.clone()
                 };
-                let reason = format!("blocks of 1 ms, for want of af_xdp: {why}");
-                self.open_packet(link, &options, reason)
+                let reason =
+                    "blocks of 1 ms; --io af_xdp is faster, and takes all frames from the host";
+                self.open_packet(link, &options, reason.to_owned())
             }
         }
     }
@@ -96,7 +128,12 @@ impl Plan {
         options: &CaptureOptions,
         reason: String,
     ) -> Result<Opened, Error> {
-        let captures = PacketCapture::open_group(link.index, options, self.threads)?;
+        // On the loopback interface each frame that is sent arrives, too: the copy that arrives is enough.
+        let options = CaptureOptions {
+            ignore_outgoing: options.ignore_outgoing || (link.loopback && self.both),
+            ..options.clone()
+        };
+        let captures = PacketCapture::open_group(link.index, &options, self.threads)?;
         Ok(Opened {
             receivers: captures.into_iter().map(Receiver::Packet).collect(),
             reason,

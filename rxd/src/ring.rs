@@ -1,6 +1,7 @@
 //! The ring of a capture, whose threads write to it in turn.
 
 use fluxcap_ring::{Mode, Producer};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ const GAP: Duration = Duration::from_micros(100);
 pub(crate) struct SharedRing {
     producer: Mutex<Producer>,
     /// There are other threads.
-    shared: bool,
+    shared: AtomicBool,
 }
 
 /// A thread's turn.
@@ -24,8 +25,22 @@ impl SharedRing {
     pub(crate) fn new(producer: Producer, threads: usize) -> SharedRing {
         SharedRing {
             producer: Mutex::new(producer),
-            shared: threads > 1,
+            shared: AtomicBool::new(threads > 1),
         }
+    }
+
+    /// Whether it is the ring of that name.
+    pub(crate) fn is_called(&self, name: &str) -> bool {
+        self.lock().info().name.as_str() == name
+    }
+
+    /// Takes note of how many threads there are now.
+    pub(crate) fn set_threads(&self, threads: usize) {
+        self.shared.store(threads > 1, Relaxed);
+    }
+
+    fn is_shared(&self) -> bool {
+        self.shared.load(Relaxed)
     }
 
     /// Waits for this thread's turn.
@@ -38,7 +53,7 @@ impl SharedRing {
     /// Lets the others have their turn, between two bursts.
     #[inline]
     pub(crate) fn pass<'r>(&'r self, turn: Turn<'r>) -> Turn<'r> {
-        if !self.shared {
+        if !self.is_shared() {
             return turn;
         }
         drop(turn);
@@ -62,7 +77,7 @@ impl SharedRing {
                 return Ok((turn, false));
             }
             turn.wait_space(WAIT)?;
-            if self.shared {
+            if self.is_shared() {
                 drop(turn);
                 std::thread::sleep(GAP);
                 turn = self.lock();

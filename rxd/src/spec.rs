@@ -25,6 +25,7 @@ pub(crate) fn validate(
     }
     compile_edits(&spec.edits.clone().unwrap_or_default()).map_err(refused)?;
     validate_io(spec)?;
+    validate_others(spec, others)?;
     validate_threads(spec.threads).map_err(refused)?;
     validate_merge_window(spec.merge_window_us).map_err(refused)?;
     validate_scheduling(&spec.scheduling.clone().unwrap_or_default()).map_err(refused)?;
@@ -65,6 +66,30 @@ fn validate_io(spec: &CaptureSpec) -> Result<(), Refusal> {
         ));
     }
     Ok(())
+}
+
+/// A capture by AF_XDP takes an interface from all others.
+fn validate_others(spec: &CaptureSpec, others: &[(String, CaptureSpec)]) -> Result<(), Refusal> {
+    let takes = CaptureIo::from_spec(&spec.io) == Ok(CaptureIo::AfXdp);
+    if !takes || spec.exclusive {
+        return Ok(());
+    }
+    let also = |other: &CaptureSpec| {
+        let names = other.interfaces.iter().map(|it| it.name.clone());
+        names
+            .into_iter()
+            .find(|name| spec.interfaces.iter().any(|it| it.name == *name))
+    };
+    let shared = others
+        .iter()
+        .find_map(|(name, other)| Some((name, also(other)?)));
+    match shared {
+        None => Ok(()),
+        Some((other, interface)) => Err(Refusal::Precondition(format!(
+            "af_xdp takes all frames of {interface}, and capture \"{other}\" would get none any more; \
+             leave io at auto, or say --exclusive"
+        ))),
+    }
 }
 
 fn validate_buffer(spec: &CaptureSpec) -> Result<(), Refusal> {

@@ -48,6 +48,12 @@ impl InterfaceCounts {
         self.freezes.fetch_add(freezes, Relaxed);
     }
 
+    /// Takes frames out of the counts that were read twice.
+    pub(crate) fn take_back(&self, frames: u64) {
+        self.received.fetch_sub(frames, Relaxed);
+        self.kernel.fetch_sub(frames, Relaxed);
+    }
+
     /// Enters the counters into a status.
     pub(crate) fn show(&self, status: &mut v1::CaptureInterfaceStatus) {
         status.received_frames = self.received.load(Relaxed);

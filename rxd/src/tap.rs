@@ -1,8 +1,9 @@
 //! What one thread reads of one interface.
 
-use crate::datapath::{Path, Pumped, Tally};
+use crate::datapath::{Change, Path, Pumped, Tally};
 use crate::ring::SharedRing;
 use crate::stats::{CaptureLive, InterfaceCounts};
+use crate::succession::{Memory, Seen};
 use fluxcap_ring::{Burst, DropReason, Producer};
 use fluxcap_socket::{FrameHead, Receiver};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -11,6 +12,8 @@ use std::time::{Duration, Instant};
 
 /// How long an interface that is let go is still read, at most.
 const DRAIN: Duration = Duration::from_millis(500);
+/// Pause between two looks at frames that the kernel still gathers.
+const STEP: Duration = Duration::from_micros(300);
 /// Bytes of a LOSS record.
 const LOSS_RECORD: usize = 48;
 
@@ -91,6 +94,7 @@ impl Tap {
             self.socket.take_error();
         } else {
             self.counts.add_received(pumped.frames);
+            self.counts.take_back(pumped.doubled);
         }
         Ok(pumped)
     }
@@ -182,6 +186,7 @@ impl Tap {
                 return;
             }
         };
+        self.watch(ring);
         let (taken, mut drops) = (read.packets, read.drops);
         self.waiting += signed(taken.saturating_sub(drops));
         let waiting = u64::try_from(self.waiting).unwrap_or(0);
@@ -199,6 +204,78 @@ impl Tap {
         live.kernel_dropped.add(drops);
         if drops > 0 {
             publish_loss(ring, self.path.source, drops);
+        }
+    }
+
+    /// Notes that the interface is watched.
+    pub(crate) fn watch(&self, ring: &Producer) {
+        let source = ring.source(self.path.source);
+        source.set_watched(fluxcap_service::realtime_ns());
+    }
+
+    /// Frames that the kernel has for the socket, as far as they have been counted.
+    pub(crate) fn waiting(&self) -> u64 {
+        u64::try_from(self.waiting).unwrap_or(0)
+    }
+
+    /// Begins to remember frames, for a successor that is being opened.
+    pub(crate) fn remember(&mut self) {
+        self.path.change = Change::Remember(Memory::new());
+        self.set_stamped(true);
+    }
+
+    /// Ends to remember them; what there was.
+    pub(crate) fn memory(&mut self) -> Option<Memory> {
+        self.set_stamped(false);
+        match std::mem::take(&mut self.path.change) {
+            Change::Remember(memory) => Some(memory),
+            _ => None,
+        }
+    }
+
+    fn set_stamped(&self, on: bool) {
+        if let Err(error) = self.socket.set_stamped(on) {
+            tracing::warn!(%error, "frames that two sockets have are known by their bytes");
+        }
+    }
+
+    /// Takes what the kernel has for the socket by now, also what it still gathers; it may take until `end`.
+    pub(crate) fn catch_up(&mut self, ring: &SharedRing, live: &CaptureLive, end: Instant) {
+        self.count(&mut ring.lock(), live, Backlog::ComesHere);
+        let mut missing = self.waiting;
+        while missing > 0 && Instant::now() < end {
+            match self.pump(ring, live, || true) {
+                Ok(pumped) if pumped.frames > 0 => missing -= signed(pumped.frames),
+                Ok(_) => std::thread::sleep(STEP),
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Lets no more frames in, and takes what there is.
+    pub(crate) fn come_to_an_end(&mut self, ring: &SharedRing, live: &CaptureLive, end: Instant) {
+        self.take_no_more();
+        self.catch_up(ring, live, end);
+        // One that another CPU was about to hand over.
+        std::thread::sleep(STEP);
+        self.catch_up(ring, live, end);
+        self.count(&mut ring.lock(), live, Backlog::IsLost);
+    }
+
+    /// Takes what the socket has by now, and passes over what those before it had; which may be of use to another part of it.
+    pub(crate) fn begin(
+        &mut self,
+        seen: Seen,
+        ring: &SharedRing,
+        live: &CaptureLive,
+        end: Instant,
+    ) -> Seen {
+        self.path.change = Change::PassOver(seen);
+        self.catch_up(ring, live, end);
+        self.set_stamped(false);
+        match std::mem::take(&mut self.path.change) {
+            Change::PassOver(seen) => seen,
+            _ => Seen::default(),
         }
     }
 

@@ -48,9 +48,13 @@ pub struct CaptureArgs {
     #[arg(long, value_name = "in|out|both", hide_possible_values = true)]
     pub direction: Option<DirectionArg>,
 
-    /// How frames are taken from the kernel: by the latency (auto), or one way by name; af_xdp takes them from the host [default: auto]
+    /// How frames are taken from the kernel: the way that leaves them to the host (auto), or one by name; af_xdp takes them from the host [default: auto]
     #[arg(long, value_name = "auto|packet|af_xdp", hide_possible_values = true)]
     pub io: Option<CaptureIo>,
+
+    /// With --io af_xdp: also where the host has addresses, the interface is a port of a bridge or bond, or others capture it: they get nothing any more
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub exclusive: Option<bool>,
 
     /// Threads that read each interface, 1 to 16; the frames of a flow go through the same one [default: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_THREADS)))]
@@ -148,6 +152,7 @@ impl CaptureArgs {
             buffer_bytes: self.buffer.unwrap_or(0),
             block_bytes: self.block_size.unwrap_or(0),
             block_retire_us: self.block_retire.unwrap_or(0),
+            exclusive: self.exclusive.unwrap_or(false),
             io: self.io.map_or(String::new(), |io| io.as_str().to_owned()),
             latency: self.scheduling.to_latency().into(),
             threads: self.threads.unwrap_or(0),
@@ -166,6 +171,7 @@ impl CaptureArgs {
         [
             (self.direction.is_some(), "direction"),
             (self.io.is_some(), "io"),
+            (self.exclusive.is_some(), "exclusive"),
             (self.threads.is_some(), "threads"),
             (self.no_promiscuous.is_some(), "no_promiscuous"),
             (self.buffer.is_some(), "buffer_bytes"),

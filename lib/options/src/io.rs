@@ -7,7 +7,7 @@ use clap::ValueEnum;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
 pub enum CaptureIo {
-    /// The one that fits the wanted latency, among those that work.
+    /// The one that leaves the frames to the host, too.
     #[default]
     Auto,
     /// A packet socket with a ring of blocks (`TPACKET_V3`).

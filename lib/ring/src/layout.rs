@@ -69,13 +69,16 @@ pub(crate) mod data {
     /// Frames that were published behind a later one.
     pub(crate) const LATE: u64 = PAGE + 504;
     pub(crate) const DROPS: u64 = PAGE + 512;
+    /// Two words for each source: until when it was watched, and how long it was not.
+    pub(crate) const WATCHED: u64 = PAGE + 2048;
     pub(crate) const SOURCES: u64 = 2 * PAGE;
     pub(crate) const SYNC: u64 = 3 * PAGE;
     /// Counters of sources that have lost their entries to others: two sets of 64 bytes.
     pub(crate) const FORMER: u64 = PAGE + 1024;
     /// Which of the two sets counts, and the entry that was added to it last.
     pub(crate) const FOLD: u64 = FORMER + 128;
-    const _: () = assert!(DROPS + 8 * 64 <= FORMER && FOLD + 8 <= SOURCES);
+    const _: () = assert!(DROPS + 8 * 64 <= FORMER && FOLD + 8 <= WATCHED);
+    const _: () = assert!(WATCHED + 16 * super::SOURCES as u64 <= SOURCES);
 }
 
 /// Byte offsets in the readers file.

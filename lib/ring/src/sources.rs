@@ -53,6 +53,11 @@ pub(crate) fn numbers(map: &Mapping) -> Vec<u16> {
     (0..count(map)).map(|entry| number_of(map, entry)).collect()
 }
 
+/// Where the times of watching of an entry are.
+fn watched_at(entry: usize) -> u64 {
+    data::WATCHED + 16 * entry.min(SOURCES - 1) as u64
+}
+
 fn at(entry: usize) -> u64 {
     data::SOURCES + ENTRY * entry.min(SOURCES - 1) as u64
 }
@@ -144,6 +149,9 @@ pub(crate) fn finish_fold(map: &Mapping) {
     for field in [INTERFACE_COUNT, INTERFACE_INDEX] {
         map.set(at(entry) + field, 0);
     }
+    for word in [0, 8] {
+        map.set(watched_at(entry) + word, 0);
+    }
     for counter in 0..COUNTERS {
         map.set(at(entry) + KERNEL_FRAMES + 8 * counter, 0);
     }
@@ -220,6 +228,8 @@ pub struct SourceStats {
     pub missed: u64,
     /// How often counts may have been lost because a producer was killed.
     pub uncertain: u64,
+    /// For how long, in nanoseconds, frames may have gone past that no counter tells of.
+    pub unwatched_ns: u64,
 }
 
 /// Reads the whole table, and in the end the sum of those that have lost their entries to others, if there are any.
@@ -234,12 +244,16 @@ pub(crate) fn stats(map: &Mapping) -> Vec<SourceStats> {
         published: get(PUBLISHED),
         missed: get(MISSED),
         uncertain: get(UNCERTAIN),
+        unwatched_ns: 0,
     };
     let mut all: Vec<_> = (0..count(map))
         .map(|entry| {
             let number = number_of(map, entry);
             let get = |field| counter(map, entry, field);
-            read(number, name(map, number).unwrap_or_default(), &get)
+            SourceStats {
+                unwatched_ns: map.get(watched_at(entry) + 8),
+                ..read(number, name(map, number).unwrap_or_default(), &get)
+            }
         })
         .collect();
     let fold = map.get(data::FOLD);
@@ -298,6 +312,14 @@ impl SourceCounters {
         self.add(RECEIVED, frames);
     }
 
+    /// Takes frames out of the counts of the kernel and of those received: they were received twice, by a socket and by the one that took
+    /// its place.
+    pub fn take_back(&self, frames: u64) {
+        for field in [KERNEL_FRAMES, RECEIVED_AT_READ, RECEIVED] {
+            self.add(field, frames.wrapping_neg());
+        }
+    }
+
     /// Counts frames that went past while nobody captured.
     pub fn add_missed(&self, frames: u64) {
         self.add(MISSED, frames);
@@ -308,19 +330,39 @@ impl SourceCounters {
         self.add(UNCERTAIN, times);
     }
 
-    /// Notes an interface and a figure from its own frame counter, to find out after a pause what was missed.
-    pub fn set_interface_count(&self, ifindex: u32, frames: u64) {
+    /// Notes which counter of an interface counts the frames of this source, and a figure from it, to find out after a pause what was
+    /// missed.
+    pub fn set_interface_count(&self, counter: u64, frames: u64) {
         let entry = at(entry_of(self.index));
-        self.shared
-            .data
-            .set(entry + INTERFACE_INDEX, u64::from(ifindex));
+        self.shared.data.set(entry + INTERFACE_INDEX, counter);
         self.shared.data.set(entry + INTERFACE_COUNT, frames);
     }
 
     /// What [`SourceCounters::set_interface_count`] noted last, also in an earlier life; zeros at first.
-    pub fn interface_count(&self) -> (u32, u64) {
-        let ifindex = u32::try_from(self.get(INTERFACE_INDEX)).unwrap_or(0);
-        (ifindex, self.get(INTERFACE_COUNT))
+    pub fn interface_count(&self) -> (u64, u64) {
+        (self.get(INTERFACE_INDEX), self.get(INTERFACE_COUNT))
+    }
+
+    /// Notes that frames of this source have been received, or would have been, until this time, in nanoseconds since 1970.
+    pub fn set_watched(&self, until_ns: u64) {
+        let at = watched_at(entry_of(self.index));
+        self.shared.data.set(at, until_ns);
+    }
+
+    /// What [`SourceCounters::set_watched`] noted last, also in an earlier life; 0 at first.
+    pub fn watched_until(&self) -> u64 {
+        self.shared.data.get(watched_at(entry_of(self.index)))
+    }
+
+    /// Notes that nobody knows what went past for so many nanoseconds.
+    pub fn add_unwatched(&self, ns: u64) {
+        let at = watched_at(entry_of(self.index)) + 8;
+        self.shared.data.bump(at, ns);
+    }
+
+    /// The sum of those times.
+    pub fn unwatched_ns(&self) -> u64 {
+        self.shared.data.get(watched_at(entry_of(self.index)) + 8)
     }
 
     /// Frames that the kernel counted, dropped ones included.

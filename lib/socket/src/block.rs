@@ -24,6 +24,8 @@ const HEADER_LEN: usize = size_of::<libc::tpacket3_hdr>();
 const PACKET_TYPE_OFFSET: usize = HEADER_LEN + std::mem::offset_of!(libc::sockaddr_ll, sll_pkttype);
 /// `TP_STATUS_GSO_TCP`, Linux 5.17; not in the libc crate.
 const TP_STATUS_GSO_TCP: u32 = 1 << 8;
+/// `TP_STATUS_TS_SOFTWARE`, which the libc crate has as a signed number.
+const TP_STATUS_TS_SOFTWARE: u32 = 1 << 29;
 
 /// A block of frames that the kernel has handed over. Dropping it gives it back.
 #[derive(Debug)]
@@ -217,6 +219,16 @@ pub struct Packet<'a> {
     pub gso: bool,
     /// Frames before this one were dropped and the statistics not read since.
     pub losing: bool,
+    /// The time is one that the kernel noted in the frame itself, the same for every socket.
+    pub stamped: bool,
+}
+
+impl Packet<'_> {
+    /// Whether the socket's filter has kept a single byte of it, as a sign that it refuses the frame.
+    #[inline]
+    pub fn is_refused(&self) -> bool {
+        self.data.len() == 1 && self.wire_len > 1
+    }
 }
 
 /// Takes the first frame off `rest`. `None`: the lengths in its header do not fit.
@@ -256,6 +268,7 @@ fn split_packet(rest: &mut [u8], last: bool) -> Option<(Packet<'_>, &mut [u8])> 
         checksum_partial: status & libc::TP_STATUS_CSUMNOTREADY != 0,
         gso: status & TP_STATUS_GSO_TCP != 0,
         losing: status & libc::TP_STATUS_LOSING != 0,
+        stamped: status & TP_STATUS_TS_SOFTWARE != 0,
     };
     Some((packet, rest))
 }

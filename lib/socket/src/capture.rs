@@ -46,7 +46,10 @@ pub struct CaptureOptions {
     pub promiscuous: bool,
     /// Leaves out what this host sends through the interface (Linux 4.20).
     pub ignore_outgoing: bool,
-    /// Only frames that this program accepts; it sees them without the tag in [`crate::Packet::vlan`].
+    /// As [`PacketCapture::set_stamped`], from the first frame on.
+    pub stamped: bool,
+    /// Only frames that this program accepts; it sees them without the tag in [`crate::Packet::vlan`]. Those of which it keeps one byte
+    /// are [`crate::Packet::is_refused`].
     pub filter: Option<Vec<SockFilter>>,
 }
 
@@ -58,6 +61,7 @@ impl Default for CaptureOptions {
             block_retire: Duration::from_millis(1),
             promiscuous: true,
             ignore_outgoing: true,
+            stamped: false,
             filter: None,
         }
     }
@@ -168,6 +172,9 @@ impl PacketCapture {
             notes: CaptureNotes::default(),
             hand_over: options.block_retire + sys::timer_slack(),
         };
+        if options.stamped {
+            capture.set_stamped(true)?;
+        }
         if options.filter.is_some() {
             capture.set_filter(options.filter.as_deref())?;
         }
@@ -369,6 +376,17 @@ impl PacketCapture {
     /// [`Error::Interface`] when the kernel refuses.
     pub fn take_no_more(&self) -> Result<(), Error> {
         self.set_filter(Some(&SockFilter::NOTHING))
+    }
+
+    /// Has the kernel note in each frame when it came, which is then its time at all sockets ([`crate::Packet::stamped`]); it begins to do so
+    /// a little later. Otherwise each socket looks at the clock for itself.
+    ///
+    /// # Errors
+    /// [`Error::Interface`] when the kernel refuses.
+    pub fn set_stamped(&self, on: bool) -> Result<(), Error> {
+        let failed = |source| Error::interface("ask for time stamps", self.ifindex, source);
+        let (fd, on) = (self.as_fd(), i32::from(on));
+        sys::set_option(fd, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, &on).map_err(failed)
     }
 
     /// The pending error of the socket, if there is one; clears it.

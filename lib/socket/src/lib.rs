@@ -18,6 +18,7 @@
 //!   TrafficControl  the clsact qdisc and BPF programs as its filters
 //!   LinkWatch      which interfaces exist, and what becomes of them (rtnetlink)
 //!   create_link()  makes interfaces; set_up(), set_alias(), delete_link(), HostRoute change and remove what was made (rtnetlink)
+//!   interface_addresses()  the IP addresses of an interface (rtnetlink)
 //!   offloads()     what the driver does to frames before a capture sees them (ethtool)
 //!   Features       what `ethtool -k` lists, set_features() switches (generic netlink)
 //!   XdpFeatures    whether the driver sends what XDP programs redirect to it (generic netlink)

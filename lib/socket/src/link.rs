@@ -36,6 +36,8 @@ pub struct Link {
     pub mac: [u8; 6],
     /// Frames begin with an Ethernet header (Ethernet itself, and the loopback interface).
     pub ethernet: bool,
+    /// What is sent through it arrives there.
+    pub loopback: bool,
     /// What kind of virtual interface it is ("veth", "bridge", "tun"...); empty for hardware.
     pub kind: String,
     /// How many users have asked for promiscuous mode.
@@ -85,6 +87,7 @@ impl Link {
             carrier: flags & IFF_LOWER_UP != 0,
             arp: flags & IFF_NOARP == 0,
             multicast: flags & IFF_MULTICAST != 0,
+            loopback: kind == libc::ARPHRD_LOOPBACK,
             ethernet: matches!(kind, libc::ARPHRD_ETHER | libc::ARPHRD_LOOPBACK),
             ..Link::default()
         };

@@ -40,10 +40,10 @@ pub(crate) enum Message<'a> {
     NewRoute(&'a [u8]),
     /// RTM_NEWNEIGH and its payload.
     NewNeighbour(&'a [u8]),
-    /// RTM_NEWTFILTER and its payload.
-    NewFilter(&'a [u8]),
     /// RTM_NEWADDR and its payload.
     NewAddress(&'a [u8]),
+    /// RTM_NEWTFILTER and its payload.
+    NewFilter(&'a [u8]),
     /// A message of a family of generic netlink, from its `struct genlmsghdr` on.
     Generic(&'a [u8]),
     /// The end of a dump.
@@ -279,8 +279,8 @@ fn classify<'a>(message: &NetlinkBuffer<&'a [u8]>) -> Message<'a> {
         libc::RTM_DELLINK => Message::DelLink(payload),
         libc::RTM_NEWROUTE => Message::NewRoute(payload),
         libc::RTM_NEWNEIGH => Message::NewNeighbour(payload),
-        libc::RTM_NEWTFILTER => Message::NewFilter(payload),
         libc::RTM_NEWADDR => Message::NewAddress(payload),
+        libc::RTM_NEWTFILTER => Message::NewFilter(payload),
         NLMSG_DONE => Message::Done,
         NLMSG_ERROR => {
             let code = payload.first_chunk().map_or(0, |b| i32::from_ne_bytes(*b));

@@ -119,15 +119,25 @@ impl Receiver {
         }
     }
 
-    /// Takes no frame from now on; those that wait can still be read. AF_XDP sockets have no such thing: they take frames until they
-    /// are closed.
+    /// Has frames carry a time that is the same for all sockets. Those of AF_XDP come to one socket only.
     ///
     /// # Errors
-    /// As [`PacketCapture::take_no_more`].
+    /// As [`PacketCapture::set_stamped`].
+    pub fn set_stamped(&self, on: bool) -> Result<(), Error> {
+        match self {
+            Receiver::Packet(capture) => capture.set_stamped(on),
+            Receiver::Xdp(_) => Ok(()),
+        }
+    }
+
+    /// Takes no frame from now on; those that wait can still be read. AF_XDP leaves them to the host.
+    ///
+    /// # Errors
+    /// As [`PacketCapture::take_no_more`] and [`XdpCapture::take_no_more`].
     pub fn take_no_more(&self) -> Result<(), Error> {
         match self {
             Receiver::Packet(capture) => capture.take_no_more(),
-            Receiver::Xdp(_) => Ok(()),
+            Receiver::Xdp(capture) => capture.take_no_more(),
         }
     }
 }

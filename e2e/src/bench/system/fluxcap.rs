@@ -24,7 +24,7 @@ pub struct Setup {
     pub io: &'static str,
     /// A transmit for each output, instead of one for all.
     pub one_each: bool,
-    /// `--latency low` on both sides.
+    /// `--latency low` on both sides, and `--io af_xdp` of the capture.
     pub low: bool,
     /// `--io af_xdp` of the capture, without low latency.
     pub rx_xdp: bool,
@@ -99,7 +99,7 @@ impl Fluxcap {
         };
         let (inputs, outputs) = (bed.shape.input_names(), bed.shape.output_names());
         fluxcap.ctl(&["ring", "create", "tap", "--size", RING])?;
-        let io: &[&str] = if setup.rx_xdp {
+        let io: &[&str] = if setup.rx_xdp || setup.low {
             &["--io", "af_xdp"]
         } else {
             &[]

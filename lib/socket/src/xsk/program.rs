@@ -1,6 +1,7 @@
 //! The XDP program that hands frames to sockets: `bpf/xsk.bpf.c`.
 
 use std::os::fd::BorrowedFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aya::Ebpf;
 use aya::maps::{Map, MapData, PerCpuArray, XskMap};
@@ -17,7 +18,7 @@ pub(crate) const QUEUES: u32 = 256;
 pub(crate) struct Redirect {
     // Its drop detaches the program.
     _ebpf: Ebpf,
-    sockets: XskMap<MapData>,
+    sockets: Mutex<XskMap<MapData>>,
     passed: PerCpuArray<MapData, u64>,
     native: bool,
 }
@@ -64,18 +65,29 @@ impl Redirect {
         };
         Ok(Redirect {
             _ebpf: ebpf,
-            sockets,
+            sockets: Mutex::new(sockets),
             passed,
             native,
         })
     }
 
     /// Hands the frames of a queue to a socket, which must be bound to it. That ends with the socket.
-    pub(crate) fn set(&mut self, queue: u32, socket: BorrowedFd<'_>) -> Result<(), Error> {
+    pub(crate) fn set(&self, queue: u32, socket: BorrowedFd<'_>) -> Result<(), Error> {
         use std::os::fd::AsRawFd;
-        self.sockets
+        self.sockets()
             .set(queue, socket.as_raw_fd(), 0)
             .map_err(bpf::failed("hand a queue to its socket", LOAD))
+    }
+
+    /// Hands the frames of a queue to the host again; those that its socket has by now stay there.
+    pub(crate) fn release(&self, queue: u32) -> Result<(), Error> {
+        self.sockets()
+            .unset(queue)
+            .map_err(bpf::failed("hand a queue to the host again", LOAD))
+    }
+
+    fn sockets(&self) -> MutexGuard<'_, XskMap<MapData>> {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Frames that came by a queue without a socket, and went to the host.

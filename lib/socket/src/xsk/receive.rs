@@ -59,6 +59,7 @@ struct Reading {
 #[derive(Debug)]
 struct Queue {
     socket: Socket,
+    number: u32,
     chunks: u32,
     /// The frames of the present burst, in chunks of ours.
     burst: Vec<Frame>,
@@ -101,7 +102,7 @@ impl XdpCapture {
             .promiscuous
             .then(|| promiscuous(ifindex).map(Arc::new))
             .transpose()?;
-        let mut redirect = Redirect::attach(ifindex)?;
+        let redirect = Redirect::attach(ifindex)?;
         let share = usize::try_from(options.buffer_bytes / u64::from(queues)).unwrap_or(0);
         let chunks = (share / chunk).max(MIN_CHUNKS);
         // Not more than asked for: downwards to a power of two.
@@ -269,6 +270,15 @@ impl XdpCapture {
         Ok(sum)
     }
 
+    /// Leaves all frames to the host from now on. Those that wait can still be read.
+    ///
+    /// # Errors
+    /// [`Error::System`] when the kernel refuses.
+    pub fn take_no_more(&self) -> Result<(), Error> {
+        let mut queues = self.queues.iter();
+        queues.try_for_each(|queue| self.redirect.release(queue.number))
+    }
+
     /// The pending error of the sockets, if there is one; clears it. ENETDOWN: the interface is gone, which poll does not tell.
     /// That it is down is not told at all.
     pub fn take_error(&self) -> Option<io::Error> {
@@ -298,6 +308,7 @@ impl Queue {
         socket.kick_fill();
         Ok(Queue {
             socket,
+            number,
             chunks,
             burst: Vec::with_capacity(BATCH as usize),
             produced: 0,
@@ -464,6 +475,7 @@ impl Frame {
             checksum_partial: false,
             gso: false,
             losing: false,
+            stamped: false,
         })
     }
 }
