@@ -524,7 +524,8 @@ fn the_books_of_a_sound_ring_close() {
             "I2 rxd",
             "I3 ring",
             "I4 reader",
-            "I5 output"
+            "I5 output",
+            "order"
         ]
     );
     assert!(
