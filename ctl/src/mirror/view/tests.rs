@@ -147,6 +147,6 @@ fn programs_get_words_for_numbers() {
     assert_eq!(value["spec"]["rules"][0]["direction"], "both");
     assert_eq!(value["status"]["attachments"][0]["direction"], "out");
     assert_eq!(value["status"]["outputs"][0]["state"], "waiting");
-    assert_eq!(value["status"]["dropped_frames"]["no_route"], 45);
+    assert_eq!(value["status"]["dropped_frames"]["no_route"], "45");
     assert_eq!(Shown(devices()).json()["spec"]["hook"], "xdp");
 }

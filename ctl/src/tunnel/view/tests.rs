@@ -176,7 +176,7 @@ fn programs_get_words_for_numbers() {
     assert_eq!(value["spec"]["send"]["mtu_policy"], "truncate");
     assert_eq!(value["spec"]["send"]["id"], 0);
     assert_eq!(value["status"]["state"], "running");
-    assert_eq!(value["status"]["send"]["icmp_events"]["port"], 3);
+    assert_eq!(value["status"]["send"]["icmp_events"]["port"], "3");
     assert!(Shown(receiver()).json()["spec"]["send"].is_null());
 }
 
