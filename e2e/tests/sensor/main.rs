@@ -37,7 +37,7 @@ impl Bed {
         lab.outputs[GRO].queue(true);
         let shown = output(&lab, &lab.outputs[PREPARED], &["prepare", "wire"]);
         assert_eq!(shown.code, 0, "{}", shown.stderr);
-        lab.ctl(&["ring", "create", "tap", "--size", "256m"]);
+        lab.ctl(&["ring", "create", "tap", "--size", "64m"]);
         lab.ctl(&["rx", "add", "tap0", "tap", "--buffer", "128M"]);
         let files = tempfile::tempdir().expect("a folder");
         Bed { lab, files }

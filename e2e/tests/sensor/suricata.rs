@@ -21,11 +21,11 @@ const FETCHES: u8 = 6;
 const RULES: &str = "alert http any any -> any any (msg:\"fetched\"; content:\"/needle\"; http_uri; sid:1; rev:1;)\n\
     alert tcp any any -> any any (msg:\"long\"; dsize:>1460; sid:2; rev:1;)\n";
 
-/// As little as there can be. Checksums and gaps are looked at, so that what is not as it was is found.
+/// As little as there can be. It leaves the interface as it is, or there would be no end with GRO: by itself it turns GRO off. Checksums and gaps are looked at, so that what is not as it was is found.
 fn settings(folder: &Path) -> String {
     format!(
         "%YAML 1.1\n---\nvars:\n  address-groups:\n    HOME_NET: \"any\"\n    EXTERNAL_NET: \"any\"\n\
-         default-log-dir: {folder}\nmax-pending-packets: 1024\n\
+         default-log-dir: {folder}\nmax-pending-packets: 1024\ncapture:\n  disable-offloading: false\n\
          outputs:\n  - eve-log:\n      enabled: yes\n      filetype: regular\n      filename: eve.json\n      types:\n        - alert\n        - http\n        - flow\n\
          app-layer:\n  protocols:\n    http:\n      enabled: yes\n\
          af-packet:\n  - interface: wire\n    threads: 1\n    cluster-id: 99\n    cluster-type: cluster_flow\n    defrag: yes\n    tpacket-v3: yes\n    ring-size: 60000\n    checksum-checks: yes\n\

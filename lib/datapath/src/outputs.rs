@@ -3,13 +3,15 @@
 use crate::choice::{self, Backends, Io, Memory};
 use crate::output::Output;
 use fluxcap_options::TransmitIo;
-use fluxcap_socket::{Error, Fate, LinkEvent, LinkWatch, MAX_OUTPUTS, Outgoing, SendReport};
+use fluxcap_socket::{
+    Error, FarEnd, Fate, LinkEvent, LinkWatch, MAX_OUTPUTS, Outgoing, SendReport,
+};
 use std::time::{Duration, Instant};
 
 /// Time between two attempts to open an output that is there but cannot be opened.
 const RETRY: Duration = Duration::from_millis(500);
 /// Time between two looks at how the other ends of outputs take frames: nobody tells when that changes.
-const LOOK_FAR: Duration = Duration::from_secs(2);
+const LOOK_FAR: Duration = Duration::from_secs(3);
 /// Frames of a call below which live frames are not used, and a try of them tells nothing.
 const MANY: usize = 16;
 
@@ -24,6 +26,8 @@ pub struct Outputs {
     reports: [SendReport; MAX_OUTPUTS],
     tried: Instant,
     looked_far: Instant,
+    /// Frames have gone out since then.
+    busy: bool,
 }
 
 impl Outputs {
@@ -49,6 +53,7 @@ impl Outputs {
             reports: Default::default(),
             tried: Instant::now(),
             looked_far: Instant::now(),
+            busy: false,
         };
         outputs.find();
         Ok(outputs)
@@ -108,6 +113,7 @@ impl Outputs {
             if report.sent == 0 {
                 continue;
             }
+            self.busy = true;
             let way = self.backends.get(io).map(|backend| backend.last_way());
             output.took = way;
             if io == Io::Live && way == Some(io.as_str()) && report.unreachable == 0 {
@@ -267,16 +273,14 @@ impl Outputs {
     fn settle(&mut self) -> bool {
         let mut chosen = false;
         let news = self.backends.collect();
-        let far = self.look_far();
+        let far = self.looked_far.elapsed() >= LOOK_FAR;
+        let busy = self.busy;
+        if far {
+            (self.looked_far, self.busy) = (Instant::now(), false);
+        }
         for place in 0..self.list.len() {
             let output = &self.list[place];
-            let turned = far
-                && output
-                    .link
-                    .as_ref()
-                    .map(choice::far_end)
-                    .unwrap_or_default()
-                    != output.far_end;
+            let turned = far && has_turned(output, busy);
             if !output.is_settled() || turned {
                 self.memories[place] = Memory::default();
             } else if !(news && output.provisional) {
@@ -286,15 +290,6 @@ impl Outputs {
             chosen = true;
         }
         chosen
-    }
-
-    /// Whether it is time to look at the other ends again.
-    fn look_far(&mut self) -> bool {
-        let due = self.looked_far.elapsed() >= LOOK_FAR;
-        if due {
-            self.looked_far = Instant::now();
-        }
-        due
     }
 
     fn choose(&mut self, place: usize) {
@@ -308,6 +303,14 @@ impl Outputs {
             &mut self.links,
         );
     }
+}
+
+/// Whether the other end of an output takes frames in another way than when the way to it was chosen. The kernel's answer may take its
+/// time, so it is not asked while frames go out and tell by themselves.
+fn has_turned(output: &Output, busy: bool) -> bool {
+    let known_by_frames = busy && output.far_end == Some(FarEnd::Program);
+    let link = output.link.as_ref().filter(|_| !known_by_frames);
+    link.is_some_and(|link| choice::far_end(link) != output.far_end)
 }
 
 #[cfg(test)]
