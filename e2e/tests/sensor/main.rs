@@ -9,6 +9,7 @@ use fluxcap_e2e::mirror::Bpffs;
 use fluxcap_e2e::{Lab, LabOptions, Output, Port, binary, kit_or_skip, need_root, wait_until};
 use serde_json::Value;
 use sniffer::{Sniffer, replay};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -192,18 +193,37 @@ fn assert_warned(status: &Value, output: &str) {
     }
 }
 
-/// `seen` is what the tap saw, in that order, byte for byte, but for what was counted as not sent.
+/// `seen` is what the tap saw, byte for byte and in that order, but for what was counted as not sent. Frames of different protocols may
+/// change places: the host of a sensor takes frames from its driver eight at a time, and those of protocols that it does not know itself
+/// come to its packet sockets behind the others of the eight, whatever is at the other end of the wire.
 fn assert_seen(seen: &[Vec<u8>], tap: &[Vec<u8>], expected: usize, what: &str) {
     assert_eq!(seen.len(), expected, "{what}");
-    let mut tap = tap.iter();
-    for (n, frame) in seen.iter().enumerate() {
-        let found = tap.any(|other| other == frame);
-        assert!(
-            found,
-            "{what}: frame {n} of {} bytes is not one of the tap's, or out of order",
-            frame.len()
-        );
+    let protocols: BTreeSet<Vec<u8>> = seen.iter().map(|frame| protocol(frame)).collect();
+    for wanted in protocols {
+        let of = |frames: &[Vec<u8>]| -> Vec<Vec<u8>> {
+            let frames = frames.iter();
+            frames
+                .filter(|frame| protocol(frame) == wanted)
+                .cloned()
+                .collect()
+        };
+        let (seen, tap) = (of(seen), of(tap));
+        let mut tap = tap.iter();
+        for (n, frame) in seen.iter().enumerate() {
+            assert!(
+                tap.any(|other| other == frame),
+                "{what}: frame {n} of protocol {wanted:x?}, {} bytes, is not one of the tap's, or out of order",
+                frame.len()
+            );
+        }
     }
+}
+
+/// The types of a frame, and of what is behind its first tag.
+fn protocol(frame: &[u8]) -> Vec<u8> {
+    let tagged = matches!(frame[12..14], [0x81, 0x00] | [0x88, 0xa8]);
+    let inner = if tagged { &frame[16..18] } else { &frame[..0] };
+    [&frame[12..14], inner].concat()
 }
 
 /// Bulk TCP at rates at which bursts are single frames, dozens and hundreds, by every way of sending.
