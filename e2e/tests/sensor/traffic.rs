@@ -92,7 +92,7 @@ impl Conversation {
     /// Bulk data of the client, in full frames, which the server acknowledges now and then.
     pub(crate) fn transfer(mut self, frames: usize) -> Conversation {
         for n in 0..frames {
-            let data: Vec<u8> = (0..FULL).map(|at| (n * 7 + at) as u8).collect();
+            let data: Vec<u8> = (0..FULL).map(|at| (n * 7 + at).to_le_bytes()[0]).collect();
             self.say(0, ACK, &data);
             if n % 16 == 15 {
                 self.say(1, ACK, &[]);
