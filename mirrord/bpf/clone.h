@@ -7,9 +7,9 @@
 #include "mirror.h"
 
 /* Clones a frame to the device of this number; -1, or the reason (enum drop) why that cannot be. */
-static __always_inline int clone(struct __sk_buff *skb, __u32 n)
+__attribute__((noinline)) int clone(struct __sk_buff *skb, __u32 n)
 {
-	const struct device *device = bpf_map_lookup_elem(&devices, &n);
+	const struct device *device = find(&devices, n);
 	long result;
 
 	if (!device || !device->ifindex)

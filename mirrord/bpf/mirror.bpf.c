@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
+// Compiled with -mcpu=v2, see packet.h.
 /*
  * A mirror at traffic control: copies what an interface receives (`ingress`) and sends (`egress`) to other interfaces, or into the
  * buffer to user space.
@@ -43,8 +44,8 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 /* Gives a copy to the relay, which counts what becomes of it and may drop it. An interface without its relay is down, and says NET_XMIT_CN. */
 static __always_inline void to_relay(struct __sk_buff *skb, struct counters *count)
 {
-	__u32 zero = 0, mark_before = skb->mark;
-	const struct device *helper = bpf_map_lookup_elem(&devices, &zero);
+	__u32 mark_before = skb->mark;
+	const struct device *helper = find(&devices, 0);
 	long result;
 
 	if (!helper)
@@ -59,24 +60,33 @@ static __always_inline void to_relay(struct __sk_buff *skb, struct counters *cou
 	add_errors(1);
 }
 
+/* Clones a frame to one device, and counts that. Returns how many copies failed. */
+static __always_inline __u32 to_device(struct __sk_buff *skb, struct counters *count, __u32 length, const __u32 n)
+{
+	int reason = clone(skb, n);
+
+	count_output(n, reason >= 0);
+	if (reason < 0) {
+		COUNT(mirrored);
+		count->mirrored_bytes += length;
+		return 0;
+	}
+	count_drop(count, reason);
+	return 1;
+}
+
 static __always_inline void to_devices(struct __sk_buff *skb, struct counters *count, __u32 length)
 {
-	__u32 mark_before = skb->mark, failed = 0, n;
+	__u32 mark_before = skb->mark, failed = 0;
 
 	count->copied += device_count - 1;
 	skb->mark = mark_before | mark;
-#pragma clang loop unroll(disable)
-	for (n = 0; n < MAX_DEVICES && n < device_count; n++) {
-		int reason = clone(skb, n);
-
-		count_output(n, reason >= 0);
-		if (reason < 0) {
-			count->mirrored++;
-			count->mirrored_bytes += length;
-			continue;
-		}
-		failed++;
-		count_drop(count, reason);
+	/* No loop: the verifier would follow it beyond its end, as a CPU might in advance. */
+#pragma unroll
+	for (__u32 n = 0; n < MAX_DEVICES; n++) {
+		if (n >= device_count)
+			break;
+		failed += to_device(skb, count, length, n);
 	}
 	skb->mark = mark_before;
 	add_errors(failed);
@@ -84,21 +94,22 @@ static __always_inline void to_devices(struct __sk_buff *skb, struct counters *c
 
 static __always_inline void to_user_space(struct __sk_buff *skb, struct counters *count, __u32 direction)
 {
-	struct event event = {
-		.ifindex = skb->ifindex,
-		.direction = direction,
-	};
+	struct event *event = new_event();
 
+	if (!event)
+		return;		/* cannot be: it has an entry */
+	event->ifindex = skb->ifindex;
+	event->direction = direction;
 	if (skb->vlan_present) {
-		event.tpid = bpf_ntohs(skb->vlan_proto);
-		event.tci = skb->vlan_tci;
+		event->tpid = bpf_ntohs(skb->vlan_proto);
+		event->tci = skb->vlan_tci;
 	}
 	if (skb->gso_size)
-		event.flags |= EVENT_GSO;
+		event->flags |= EVENT_GSO;
 	/* There is no way to ask whether the checksum is still to be made; a verified one is not. */
 	if (bpf_csum_level(skb, BPF_CSUM_LEVEL_QUERY) < 0)
-		event.flags |= EVENT_NO_CSUM;
-	to_buffer(skb, count, &event, skb->len);
+		event->flags |= EVENT_NO_CSUM;
+	to_buffer(skb, count, event, skb->len);
 }
 
 /* A frame that rules and filter have selected. */
@@ -120,28 +131,28 @@ static __always_inline int copy(struct __sk_buff *skb, struct counters *count, _
 static __always_inline int pass(struct __sk_buff *skb, __u32 direction)
 {
 	struct counters *count = own_counters();
-	struct packet packet;
+	struct packet *packet = the_packet();
 
-	if (!count)
-		return NEXT;	/* cannot be: it has an entry */
-	count->seen++;
+	if (!count || !packet)
+		return NEXT;	/* cannot be: they have entries */
+	COUNT(seen);
 	if (skb->mark & mark) {
-		count->drops[DROP_LOOP_GUARD]++;
+		COUNT(drops[DROP_LOOP_GUARD]);
 		return NEXT;
 	}
-	packet_parse(skb, &packet);
-	if (own_tunnel(&packet)) {
-		count->drops[DROP_LOOP_GUARD]++;
+	packet_parse(skb, packet);
+	if (own_tunnel(packet)) {
+		COUNT(drops[DROP_LOOP_GUARD]);
 		return NEXT;
 	}
-	if (!rules_select(&packet, direction)) {
-		count->not_selected++;
+	if (!rules_select(packet, direction)) {
+		COUNT(not_selected);
 		return NEXT;
 	}
 	if (!filtered)
 		return copy(skb, count, direction);
 	bpf_tail_call(skb, &stages, STAGE_FILTER + direction);
-	count->drops[DROP_FILTER_FAILED]++;
+	COUNT(drops[DROP_FILTER_FAILED]);
 	return NEXT;
 }
 
@@ -183,6 +194,6 @@ int rejected(struct __sk_buff *skb)
 
 	(void)skb;
 	if (count)
-		count->not_selected++;
+		COUNT(not_selected);
 	return NEXT;
 }

@@ -38,6 +38,7 @@ enum drop {
 	DROP_NOT_TAKEN,		/* XDP: the driver of the device takes no redirected frames */
 	DROP_NO_HEADROOM,	/* XDP: no room in front of the frame for a tag */
 	DROP_UNREACHABLE,	/* relay: the next host on the way to the collector does not answer */
+	DROP_NOT_SEGMENTED,	/* relay: several packets in one (GSO) that the kernel cannot take apart */
 };
 
 struct counters {
@@ -163,6 +164,8 @@ struct tunnel {
 	union address remote;	/* of IPv4 the rest is 0 */
 };
 
+_Static_assert(sizeof(struct tunnel) == 24, "own_tunnel() makes it of three words");
+
 #define PROTO_GRE 47
 
 struct {
@@ -175,16 +178,18 @@ struct {
 /* Whether a frame is of an own tunnel. */
 static __always_inline int own_tunnel(const struct packet *packet)
 {
-	struct tunnel key = {
-		.family = packet->family,
-		.proto = packet->proto,
-		.port = packet->dport,
-		.remote = packet->destination,
-	};
+	__u64 key[3];
 
 	if (packet->proto != PROTO_UDP && packet->proto != PROTO_GRE)
 		return 0;
-	return bpf_map_lookup_elem(&tunnels, &key) != 0;
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+	key[0] = (__u64)packet->family << 56 | (__u64)packet->proto << 48 | (__u64)packet->dport << 32;
+#else
+	key[0] = packet->family | packet->proto << 8 | (__u64)packet->dport << 16;
+#endif
+	key[1] = packet->destination.v6[0];
+	key[2] = packet->destination.v6[1];
+	return bpf_map_lookup_elem(&tunnels, key) != 0;
 }
 
 /* Set by mirrord before the programs are loaded. */
@@ -212,19 +217,28 @@ const volatile __u64 fuse_bytes = 0;
 
 static __always_inline struct counters *own_counters(void)
 {
-	__u32 zero = 0;
-
-	return bpf_map_lookup_elem(&counters, &zero);
+	return find(&counters, 0);
 }
 
 /*
- * Counts a copy that was not made. A reason that is known when the program is compiled may be counted in place. The verifier takes no
- * pointer that moves by another number on each way that leads there, unless the loader may read all memory (CAP_PERFMON), which
- * mirrord need not; so every reason has a place of its own in the program, and the compiler is kept from making one of them.
+ * Counts at a place of `count` that is known when the program is compiled. The compiler is kept from counting at several places by one
+ * instruction and a pointer that moves by another number on each way that leads there, which the verifier takes from nobody without CAP_PERFMON.
  */
-static __attribute__((noinline, unused)) void count_drop(struct counters *count, __u32 reason)
+#define COUNT(place)                                                                                                              \
+	do {                                                                                                                      \
+		count->place++;                                                                                                   \
+		asm volatile("" : : "i"(offsetof(struct counters, place)));                                                       \
+	} while (0)
+
+/*
+ * Counts a copy that was not made. A reason that is known when the program is compiled may be counted by
+ * COUNT; for the others every reason has a place of its own in the program.
+ */
+__attribute__((noinline)) int count_drop(struct counters *count, __u32 reason)
 {
-#define CASE(at) case at: count->drops[at]++; asm volatile("" : : "i"(at)); break
+	if (!count)
+		return 0;
+#define CASE(at) case at: COUNT(drops[at]); break
 	switch (reason) {
 	CASE(DROP_LOOP_GUARD);
 	CASE(DROP_EXPIRED);
@@ -245,17 +259,19 @@ static __attribute__((noinline, unused)) void count_drop(struct counters *count,
 	CASE(DROP_NOT_TAKEN);
 	CASE(DROP_NO_HEADROOM);
 	CASE(DROP_UNREACHABLE);
+	CASE(DROP_NOT_SEGMENTED);
 	}
+	return 0;
 #undef CASE
 }
 
-static __always_inline void add_output(__u32 n, int failed, __u64 copies)
+__attribute__((noinline)) int add_output(__u32 n, __u32 failed, __u64 copies)
 {
-	__u32 place = 2 * n + !!failed;
-	__u64 *frames = bpf_map_lookup_elem(&output_frames, &place);
+	__u64 *frames = find(&output_frames, 2 * n + !!failed);
 
 	if (frames)
 		*frames += copies;
+	return 0;
 }
 
 static __always_inline void count_output(__u32 n, int failed)
@@ -265,22 +281,23 @@ static __always_inline void count_output(__u32 n, int failed)
 
 static __always_inline struct state *own_state(void)
 {
-	__u32 zero = 0;
-
-	return bpf_map_lookup_elem(&state, &zero);
+	return find(&state, 0);
 }
 
 /* Whether a frame is in the sample; flows are picked as fluxcap_headers::Sampler picks them. */
-static __always_inline int sampled(CTX *ctx)
+__attribute__((noinline)) int sampled(CTX *ctx)
 {
-	struct packet packet;
+	struct packet *packet;
 
 	if (!sample_below)
 		return 1;
 	if (!sample_flows)
 		return bpf_get_prandom_u32() < sample_below;
-	packet_parse(ctx, &packet);
-	return hash_mix(sample_seed ^ packet_flow_hash(ctx, &packet)) >> 32 < sample_below;
+	packet = the_packet();
+	if (!packet)
+		return 1;	/* cannot be: it has an entry */
+	packet_parse(ctx, packet);
+	return hash_mix(sample_seed ^ packet_flow_hash(ctx, packet)) >> 32 < sample_below;
 }
 
 /* Whether a frame that takes `cost` conforms to what is due (the generic cell rate algorithm, ITU-T I.371); with the lock held. */
@@ -314,13 +331,16 @@ enum admission {
 };
 
 /* Lets a frame pass, or not: rate first, then the fuse, which blows at the first copy beyond it. `copies` are made of it. */
-static __always_inline enum admission admit(struct state *state, __u32 length, __u32 copies)
+__attribute__((noinline)) int admit(__u32 length, __u32 copies)
 {
 	__u64 time = bpf_ktime_get_boot_ns(), now = time * TICK, second = time / SECOND;
+	struct state *state = own_state();
 	__u64 bits_ticks = 0;
 	enum admission result = ADMITTED;
 	enum fuse fuse = FUSE_WHOLE;
 
+	if (!state)
+		return ADMITTED;	/* cannot be: it has an entry */
 	if (bits_per_second)
 		bits_ticks = (__u64)length * 8 * SECOND * TICK / bits_per_second;
 	bpf_spin_lock(&state->lock);
@@ -353,16 +373,16 @@ static __always_inline enum admission admit(struct state *state, __u32 length, _
 }
 
 /* Copies that failed, which the fuse bounds. */
-static __always_inline void add_errors(__u32 errors)
+__attribute__((noinline)) int add_errors(__u32 errors)
 {
 	__u64 time;
 	struct state *state;
 
 	if (!fuse_errors || !errors)
-		return;
+		return 0;
 	state = own_state();
 	if (!state)
-		return;
+		return 0;	/* cannot be: it has an entry */
 	time = bpf_ktime_get_boot_ns();
 	bpf_spin_lock(&state->lock);
 	turn(state, time / SECOND);
@@ -372,6 +392,7 @@ static __always_inline void add_errors(__u32 errors)
 		state->blown = time;
 	}
 	bpf_spin_unlock(&state->lock);
+	return 0;
 }
 
 /*
@@ -382,11 +403,11 @@ static __always_inline int may_copy(CTX *ctx, struct counters *count, __u32 leng
 	struct state *state;
 
 	if (!sampled(ctx)) {
-		count->sampled_out++;
+		COUNT(sampled_out);
 		return 0;
 	}
 	if (expires && bpf_ktime_get_boot_ns() >= expires) {
-		count->drops[DROP_EXPIRED]++;
+		COUNT(drops[DROP_EXPIRED]);
 		return 0;
 	}
 	if (!BOUNDED && !FUSED)
@@ -395,17 +416,17 @@ static __always_inline int may_copy(CTX *ctx, struct counters *count, __u32 leng
 	if (!state)
 		return 1;	/* cannot be: it has an entry */
 	if (FUSED && state->fuse) {
-		count->drops[DROP_FUSE]++;
+		COUNT(drops[DROP_FUSE]);
 		return 0;
 	}
 	if (!BOUNDED)
 		return 1;
-	switch (admit(state, length, copies)) {
+	switch (admit(length, copies)) {
 	case LIMITED:
-		count->rate_limited++;
+		COUNT(rate_limited);
 		return 0;
 	case BLOWN:
-		count->drops[DROP_FUSE]++;
+		COUNT(drops[DROP_FUSE]);
 		return 0;
 	default:
 		return 1;

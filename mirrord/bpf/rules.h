@@ -140,20 +140,57 @@ struct networks4 rule_destination4 SEC(".maps");
 struct networks6 rule_source6 SEC(".maps");
 struct networks6 rule_destination6 SEC(".maps");
 
+/* Two words of 32 bits as they follow each other in memory, and the opposite. */
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+static __always_inline __u64 pair(__u32 first, __u32 second)
+{
+	return (__u64)first << 32 | second;
+}
+
+static __always_inline __u32 first_half(__u64 word)
+{
+	return word >> 32;
+}
+
+static __always_inline __u32 second_half(__u64 word)
+{
+	return word;
+}
+#else
+static __always_inline __u64 pair(__u32 first, __u32 second)
+{
+	return first | (__u64)second << 32;
+}
+
+static __always_inline __u32 first_half(__u64 word)
+{
+	return word;
+}
+
+static __always_inline __u32 second_half(__u64 word)
+{
+	return word >> 32;
+}
+#endif
+
 static __always_inline __u32
 class_of_address(void *v4, void *v6, const struct packet *packet, const union address *address, __u32 otherwise)
 {
 	const __u32 *class = 0;
 
+	/* Keys as struct key4 and struct key6 have them, in words of 8 bytes. */
 	if (packet->family == 4) {
-		struct key4 key = { .bits = 32, .address = address->v4 };
+		__u64 key = pair(32, address->v4);
 
 		class = bpf_map_lookup_elem(v4, &key);
 	} else if (packet->family == 6) {
-		struct key6 key = { .bits = 128 };
+		__u64 key[3] = {
+			pair(128, first_half(address->v6[0])),
+			pair(second_half(address->v6[0]), first_half(address->v6[1])),
+			pair(second_half(address->v6[1]), 0),
+		};
 
-		__builtin_memcpy(key.address, address->v6, sizeof(key.address));
-		class = bpf_map_lookup_elem(v6, &key);
+		class = bpf_map_lookup_elem(v6, key);
 	}
 	return class ? *class : otherwise;
 }
@@ -161,11 +198,10 @@ class_of_address(void *v4, void *v6, const struct packet *packet, const union ad
 static __always_inline __u32 class_of_port(void *table, const struct packet *packet, __u16 port, __u32 plain, __u32 later, __u32 cut)
 {
 	const struct port_page *page;
-	__u32 at = port / PORT_PAGE;
 
 	switch (packet->kind) {
 	case PACKET_PORTS:
-		page = bpf_map_lookup_elem(table, &at);
+		page = find(table, port / PORT_PAGE);
 		return page ? page->class[port % PORT_PAGE] : 0;
 	case PACKET_LATER:
 		return later;
@@ -178,7 +214,7 @@ static __always_inline __u32 class_of_port(void *table, const struct packet *pac
 
 static __always_inline __u32 class_of_small(__u32 at)
 {
-	const __u16 *class = bpf_map_lookup_elem(&rule_tables, &at);
+	const __u16 *class = find(&rule_tables, at);
 
 	return class ? *class : 0;
 }
@@ -193,7 +229,7 @@ static __always_inline __u32 class_of_flags(const struct packet *packet, __u32 o
 /* The set of rules with this number, or 0. */
 static __always_inline const struct rule_class *rule_class(__u32 id)
 {
-	return bpf_map_lookup_elem(&rule_classes, &id);
+	return find(&rule_classes, id);
 }
 
 /* The sets of one frame, by condition; a second one for VLANs. Where no rule has a condition, it is the set of all. */
@@ -305,7 +341,7 @@ __attribute__((noinline)) int rules_select(const struct packet *packet, __u32 di
 found:
 	rule = lowest_bit(left);
 	base += rule;
-	frames = bpf_map_lookup_elem(&rule_frames, &base);
+	frames = find(&rule_frames, base);
 	if (frames)
 		(*frames)++;
 	return accepts >> rule & 1;

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
+// Compiled with -mcpu=v2, see packet.h.
 /*
  * A mirror in the driver's receive path, for an interface that only a tap feeds: `replicate` sends the selected frames out of all
  * outputs at once (devmap broadcast), and into the buffer to user space beside that. They do not reach the host. What is not
@@ -59,10 +60,13 @@ struct {
 /* Counts the outputs that do not get this frame. */
 static __always_inline void refuse(struct counters *count, const struct limits *l, __u32 length)
 {
-	__u32 failed = 0, n;
+	__u32 failed = 0;
 
-#pragma clang loop unroll(disable)
-	for (n = 0; n < MAX_DEVICES && n < device_count; n++) {
+	/* No loop: the verifier would follow it beyond its end, as a CPU might in advance. */
+#pragma unroll
+	for (__u32 n = 0; n < MAX_DEVICES; n++) {
+		if (n >= device_count)
+			break;
 		if (length <= l->output[n].longest)
 			continue;
 		count_output(n, 1);
@@ -74,8 +78,7 @@ static __always_inline void refuse(struct counters *count, const struct limits *
 
 static __always_inline int to_outputs(struct xdp_md *ctx, struct counters *count, __u32 length)
 {
-	__u32 zero = 0;
-	const struct limits *l = bpf_map_lookup_elem(&limits, &zero);
+	const struct limits *l = find(&limits, 0);
 
 	if (!l)
 		return XDP_PASS;	/* cannot be: it has an entry */
@@ -91,28 +94,31 @@ static __always_inline int to_outputs(struct xdp_md *ctx, struct counters *count
 
 static __always_inline void to_user_space(struct xdp_md *ctx, struct counters *count, __u32 length)
 {
-	struct event event = {
-		.ifindex = ctx->ingress_ifindex,
-		.direction = DIRECTION_IN,
-	};
 	__u64 before = count->mirrored, *copies;
-	__u32 zero = 0;
+	struct event *event = new_event();
 
-	to_buffer(ctx, count, &event, length);
-	copies = bpf_map_lookup_elem(&buffered, &zero);
+	if (!event)
+		return;		/* cannot be: it has an entry */
+	event->ifindex = ctx->ingress_ifindex;
+	event->direction = DIRECTION_IN;
+	to_buffer(ctx, count, event, length);
+	copies = find(&buffered, 0);
 	if (copies)
 		*copies += count->mirrored - before;
 }
 
 static __always_inline int is_selected(struct xdp_md *ctx)
 {
-	struct packet packet;
+	struct packet *packet;
 
 	/* Nothing is looked at for nothing. */
 	if (!rule_settings[RULES_WORDS])
 		return rule_settings[RULES_DEFAULT];
-	packet_parse(ctx, &packet);
-	return rules_select(&packet, DIRECTION_IN);
+	packet = the_packet();
+	if (!packet)
+		return 0;	/* cannot be: it has an entry */
+	packet_parse(ctx, packet);
+	return rules_select(packet, DIRECTION_IN);
 }
 
 SEC("xdp")
@@ -124,9 +130,9 @@ int replicate(struct xdp_md *ctx)
 
 	if (!count)
 		return XDP_PASS;	/* cannot be: it has an entry */
-	count->seen++;
+	COUNT(seen);
 	if (!is_selected(ctx)) {
-		count->not_selected++;
+		COUNT(not_selected);
 		return XDP_PASS;
 	}
 	if (!may_copy(ctx, count, length, copies))
@@ -158,8 +164,8 @@ static __always_inline int push(struct xdp_md *ctx, __u32 tag)
 /* Edits a copy for its output; -1, or the reason (enum drop) why it cannot go. */
 static __always_inline int edit(struct xdp_md *ctx, struct counters *count, const __u32 n)
 {
-	__u32 zero = 0, length;
 	const struct limits *l;
+	__u32 length;
 
 	if (!tags[n])
 		return -1;
@@ -168,9 +174,9 @@ static __always_inline int edit(struct xdp_md *ctx, struct counters *count, cons
 	length = bpf_xdp_get_buff_len(ctx);
 	if (snaplen && length > snaplen && !bpf_xdp_adjust_tail(ctx, (int)(snaplen - length))) {
 		length = snaplen;
-		count->truncated++;
+		COUNT(truncated);
 	}
-	l = bpf_map_lookup_elem(&limits, &zero);
+	l = find(&limits, 0);
 	return l && length > l->output[n].longest ? DROP_OVERSIZE : -1;
 }
 
@@ -178,7 +184,7 @@ static __always_inline int edit(struct xdp_md *ctx, struct counters *count, cons
 static __always_inline int leave(struct xdp_md *ctx, const __u32 n)
 {
 	struct counters *count = own_counters();
-	__u32 place = n, *ended;
+	__u32 *ended;
 	int reason;
 
 	if (!count)
@@ -187,13 +193,13 @@ static __always_inline int leave(struct xdp_md *ctx, const __u32 n)
 	if (reason >= 0) {
 		count_output(n, 1);
 		count_drop(count, reason);
-		ended = bpf_map_lookup_elem(&unsent, &place);
+		ended = find(&unsent, n);
 		if (ended)
 			(*ended)++;
 		return XDP_DROP;
 	}
 	count_output(n, 0);
-	count->mirrored++;
+	COUNT(mirrored);
 	count->mirrored_bytes += bpf_xdp_get_buff_len(ctx);
 	return XDP_PASS;
 }

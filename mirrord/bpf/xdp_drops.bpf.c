@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
+// Compiled with -mcpu=v2, see packet.h.
 /*
  * Counts the copies of an XDP mirror for which a driver had no room: the kernel tells that to nobody but a tracepoint. An object of its own, because
  * it needs the kernel's BTF and CAP_PERFMON; without it such copies count as mirrored.
@@ -62,14 +63,14 @@ SEC("tp_btf/xdp_devmap_xmit")
 int flushed(__u64 *ctx)
 {
 	struct net_device *from = (struct net_device *)ctx[0], *to = (struct net_device *)ctx[1];
-	__u32 zero = 0, ifindex, place, drops = (__u32)ctx[3];
+	__u32 ifindex, place, drops = (__u32)ctx[3];
 	struct counters *count;
 	struct places *p;
 	__u32 *ended;
 
 	if (!drops)
 		return 0;
-	p = bpf_map_lookup_elem(&places, &zero);
+	p = find(&places, 0);
 	count = own_counters();
 	if (!p || !count || (__u32)from->ifindex != p->input || from->nd_net.net->ns.inum != p->namespace)
 		return 0;
@@ -77,10 +78,11 @@ int flushed(__u64 *ctx)
 	for (place = 0; place < MAX_DEVICES; place++) {
 		if (p->output[place] != ifindex)
 			continue;
-		ended = bpf_map_lookup_elem(&unsent, &place);
+		ended = find(&unsent, place);
 		if (!ended)
 			break;
-		drops -= *ended;
+		/* What another life of mirrord or another queue has left there must not make more copies of them than there were. */
+		drops -= *ended < drops ? *ended : drops;
 		*ended = 0;
 		count->drops[reason_of((int)ctx[4])] += drops;
 		count->mirrored -= drops;

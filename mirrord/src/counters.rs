@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::pins::Folder;
 
 /// Names of `enum drop`, in its order.
-const DROPS: [&str; 19] = [
+const DROPS: [&str; 20] = [
     "loop_guard",
     "expired",
     "fuse",
@@ -33,6 +33,7 @@ const DROPS: [&str; 19] = [
     "not_taken",
     "no_headroom",
     "unreachable",
+    "not_segmented",
 ];
 
 /// The reason of copies that found no room on their way to user space.
@@ -146,11 +147,12 @@ impl Books {
 
     /// What the programs have counted.
     pub(crate) fn totals(&self) -> Result<Totals, Error> {
-        let mut totals = [0; WORDS];
+        let mut totals = [0_u64; WORDS];
         let of_cpus = self.counters.get(&0, 0).map_err(unreadable)?;
         for words in of_cpus.iter() {
             for (total, word) in totals.iter_mut().zip(words) {
-                *total += word;
+                // What is counted back on one CPU may have been counted on another.
+                *total = total.wrapping_add(*word);
             }
         }
         Ok(Totals(totals))
@@ -216,7 +218,8 @@ impl Books {
             drops @ ..,
         ] = &totals;
         status.seen_frames = *seen;
-        status.copied_frames = *copied;
+        // The packets that a giant is cut into are counted when they come: until then it is one too few.
+        status.copied_frames = if *copied > u64::MAX / 2 { 0 } else { *copied };
         // A copy that user space gave up was none.
         status.mirrored_frames = mirrored.saturating_sub(drained.dropped());
         status.mirrored_bytes = bytes.saturating_sub(drained.dropped_bytes);

@@ -38,11 +38,13 @@ pub(crate) struct Meta {
     slot: u64,
     /// The interface has its clsact qdisc from us.
     clsact: u64,
+    /// Number of the state directory of the mirrord that has this mirror; 0: nobody said.
+    pub(crate) owner: u64,
 }
 
 impl Meta {
     /// What a generation for this spec at this interface is noted as.
-    pub(crate) fn new(spec: &MirrorSpec, link: &Link) -> Meta {
+    pub(crate) fn new(spec: &MirrorSpec, link: &Link, owner: u64) -> Meta {
         let of_kernel = MirrorSpec {
             scheduling: None,
             lifetime_ms: 0,
@@ -68,13 +70,15 @@ impl Meta {
             }),
             buffer: u64::from(program::buffer_bytes(spec)),
             ifindex: u64::from(link.index),
+            owner,
             ..Meta::default()
         }
     }
 
     /// Whether the same programs serve.
     fn serves(&self, wanted: &Meta) -> bool {
-        (self.layout, self.whole, self.ifindex) == (wanted.layout, wanted.whole, wanted.ifindex)
+        let key = |meta: &Meta| (meta.layout, meta.whole, meta.ifindex);
+        key(self) == key(wanted)
     }
 
     /// What is noted; nothing when there is no note.
@@ -96,6 +100,7 @@ impl Meta {
             ifindex,
             slot,
             clsact,
+            owner,
             ..,
         ] = words;
         Ok(Meta {
@@ -108,13 +113,14 @@ impl Meta {
             ifindex,
             slot,
             clsact,
+            owner,
         })
     }
 
     /// Notes it.
     pub(crate) fn write(&self, folder: &Folder) -> Result<(), Error> {
         let mut words = [0; 16];
-        words[..9].copy_from_slice(&[
+        words[..10].copy_from_slice(&[
             self.layout,
             self.whole,
             self.place,
@@ -124,6 +130,7 @@ impl Meta {
             self.ifindex,
             self.slot,
             self.clsact,
+            self.owner,
         ]);
         let mut map: Array<MapData, [u64; 16]> = counters::array(folder, "meta")?;
         map.set(0, words, 0)
@@ -153,6 +160,8 @@ pub(crate) struct Installed {
     known: KnownLinks,
     tc: TrafficControl,
     persistent: bool,
+    /// Of this mirrord, see [`Meta::owner`].
+    owner: u64,
     meta: Meta,
     /// What this life has loaded; none while what an earlier one has left serves.
     generation: Option<Generation>,
@@ -175,6 +184,7 @@ impl Installed {
             known: KnownLinks::new(&job.known, name, &job.bpffs),
             tc: TrafficControl::open()?,
             persistent,
+            owner: job.owner,
             meta,
             generation: None,
             attachments: Vec::new(),
@@ -217,7 +227,7 @@ impl Installed {
         outlets: &[Outlet],
         relayed: bool,
     ) -> Result<Change, Error> {
-        let wanted = Meta::new(spec, link);
+        let wanted = Meta::new(spec, link, self.owner);
         let ways = ways(spec);
         self.persistent = persistent;
         if !self.meta.serves(&wanted) {

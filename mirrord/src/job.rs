@@ -23,6 +23,8 @@ pub(crate) struct MirrorJob {
     pub(crate) rings: RingDir,
     /// No mirror outlives this process, whatever its spec says.
     pub(crate) ephemeral: bool,
+    /// Number of the state directory, which is noted in what is pinned: what belongs to another one is left alone.
+    pub(crate) owner: u64,
 }
 
 impl Job for MirrorJob {

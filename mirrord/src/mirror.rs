@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use fluxcap_datapath::Placement;
 use fluxcap_proto::v1::{self, Hook, Latency, MirrorOutput, MirrorSpec, MirrorStatus};
-use fluxcap_service::{Refusal, Registry, State};
+use fluxcap_service::{Notices, Refusal, Registry, State};
 use fluxcap_socket::{LinkWatch, poll, trim_memory};
 
 use crate::attach::check_order;
 use crate::counters::reader;
 use crate::error::Error;
 use crate::events::{Events, Turn};
-use crate::installed::{Change, Installed, ways};
+use crate::installed::{Change, Installed, Meta, ways};
 use crate::job::{MirrorJob, MirrorWorker, is_over};
 use crate::known::{self, KnownLinks};
 use crate::overlay;
@@ -99,25 +99,64 @@ pub(crate) fn remove(job: &MirrorJob, name: &str, spec: &MirrorSpec) {
     }
 }
 
-/// Removes what mirrors that are none of these have left in the kernel. Called once, at start.
-pub(crate) fn sweep(mirrors: &Registry<MirrorJob>) {
-    let job = mirrors.job();
-    let left = Folder::open(&job.bpffs).and_then(|root| root.names());
+/// Removes what mirrors that are none of these have left in the kernel. Called once, at start. What may be wanted still, and what another
+/// mirrord has noted as its own, is left alone and told.
+pub(crate) fn sweep(mirrors: &Registry<MirrorJob>, notices: &Notices) {
+    let (job, complete) = (mirrors.job(), mirrors.state_is_complete());
     // Without a bpffs nothing can have been left; the mirrors themselves tell what is wrong.
+    let root = Folder::open(&job.bpffs);
+    let left = root.as_ref().ok().and_then(|root| root.names().ok());
     let folders = left.into_iter().flatten().filter(|(_, folder)| *folder);
     let mut names = known::mirrors(&job.known);
     names.extend(folders.map(|(name, _)| unescape(&name)));
     names.sort();
     names.dedup();
+    let (mut wanted, mut foreign) = (Vec::new(), Vec::new());
     for name in names {
-        if mirrors.get(&name).is_err() {
+        if mirrors.get(&name).is_ok() {
+            continue;
+        }
+        if root.as_ref().is_ok_and(|root| is_foreign(job, root, &name)) {
+            foreign.push(name);
+        } else if !complete {
+            wanted.push(name);
+        } else {
             tracing::info!(mirror = name, "removing what a mirror has left");
             remove(job, &name, &MirrorSpec::default());
         }
     }
-    if let Err(error) = overlay::sweep(|name| mirrors.get(name).is_ok()) {
+    let is_known =
+        |name: &str| !complete || foreign.iter().any(|it| it == name) || mirrors.get(name).is_ok();
+    if root.is_ok()
+        && let Err(error) = overlay::sweep(&job.bpffs, is_known)
+    {
         tracing::error!(%error, "cannot remove what mirrors have left");
     }
+    let why = "the saved state was not understood, and may name them: make those that are wanted again, remove what is kept of the state, and restart mirrord";
+    tell(notices, "mirrors-not-understood", &wanted, why);
+    let theirs = "they belong to a mirrord with another state directory: start it with that one, or with another --bpffs";
+    tell(notices, "mirrors-of-others", &foreign, theirs);
+}
+
+/// Whether another mirrord has noted a mirror as its own.
+fn is_foreign(job: &MirrorJob, root: &Folder, name: &str) -> bool {
+    if !Folder::is_there(&job.bpffs, name) {
+        return false;
+    }
+    let meta = root.of_mirror(name).and_then(|folder| Meta::read(&folder));
+    meta.is_ok_and(|meta| meta.owner != 0 && meta.owner != job.owner)
+}
+
+fn tell(notices: &Notices, key: &str, names: &[String], why: &str) {
+    if names.is_empty() {
+        return;
+    }
+    let text = format!(
+        "programs of these mirrors are left at work: {}; {why}",
+        names.join(", ")
+    );
+    tracing::warn!("{text}");
+    notices.set(key, text);
 }
 
 /// Where a mirror keeps what outlives this process.
@@ -392,8 +431,11 @@ impl<'w> Mirror<'w> {
         } else {
             State::Waiting
         };
-        if reasons.is_empty() && !self.placement.remark().is_empty() {
-            reasons.push(self.placement.remark().to_owned());
+        if reasons.is_empty() {
+            reasons = self.target.remarks();
+            if !self.placement.remark().is_empty() {
+                reasons.push(self.placement.remark().to_owned());
+            }
         }
         self.worker.live().set_details(details);
         self.worker.set_state(state, reasons.join("; "));

@@ -8,12 +8,13 @@
 //! All of it stays in the kernel while mirrord restarts, like the mirror's own programs. While there is no way to the collector, copies are counted
 //! as "no_route".
 
+mod cutter;
 mod format;
 mod kernel;
 mod path;
 mod program;
 
-pub(crate) use kernel::{TunnelKey, alias, guard, sweep, unguard};
+pub(crate) use kernel::{Own, TunnelKey, guard, sweep, unguard};
 
 use crate::error::Error;
 use crate::target::{Devices, Home, Outlet, Target};
@@ -80,6 +81,7 @@ impl Relay {
             home,
             orders: Orders {
                 task,
+                mark: crate::program::mark(spec),
                 snaplen: spec.snaplen,
                 fuse_errors: spec.fuse.unwrap_or_default().errors_per_second,
             },
@@ -146,6 +148,10 @@ impl Target for Relay {
         true
     }
 
+    fn remarks(&self) -> Vec<String> {
+        self.kernel.iter().filter_map(Kernel::remark).collect()
+    }
+
     fn outputs(&self) -> Vec<MirrorOutput> {
         match &self.end {
             End::Collector(collector) => vec![collector.output()],
@@ -182,7 +188,7 @@ impl Collector {
             };
             kernel.guard(TunnelKey::new(protocol, destination, port))?;
         }
-        let (way, problem) = match self.way() {
+        let (way, problem) = match self.way(kernel.cutter()) {
             Ok(way) => (way, self.path.problem()),
             Err(problem) => (Way::default(), Some(problem)),
         };
@@ -196,7 +202,7 @@ impl Collector {
     }
 
     /// The way that there is now, or why there is none.
-    fn way(&self) -> Result<Way, String> {
+    fn way(&self, cutter: u32) -> Result<Way, String> {
         let Some(hop) = self.path.hop() else {
             return Err(self.path.problem().unwrap_or_default());
         };
@@ -208,6 +214,7 @@ impl Collector {
             ifindex: hop.link.index,
             mtu: hop.mtu,
             silent: self.path.silent(),
+            cutter,
             header,
         })
     }

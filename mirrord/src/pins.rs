@@ -36,6 +36,11 @@ impl Folder {
     pub(crate) fn open(path: &Path) -> Result<Folder, Error> {
         let failed = |operation| move |error| Error::pin(operation, path.to_owned(), error);
         match fs::DirBuilder::new().create(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(Error::NotBpffs {
+                    path: path.to_owned(),
+                });
+            }
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                 // On a bpffs this says that the caller may not, or that a name is none.
                 return Err(failed("make the folder")(error));
@@ -75,6 +80,15 @@ impl Folder {
         let folder = Folder { fd, shown };
         folder.close_to_others()?;
         Ok(folder)
+    }
+
+    /// What tells this folder from that of another mirrord: it is in the names of what is made beside it.
+    pub(crate) fn instance(&self) -> Result<u64, Error> {
+        let about = rustix::fs::fstat(&self.fd)
+            .map_err(|error| Error::pin("look at", self.shown.clone(), error.into()))?;
+        Ok(crate::program::hash(
+            format!("{}:{}", about.st_dev, about.st_ino).as_bytes(),
+        ))
     }
 
     /// Whether a mirror has a folder.
@@ -145,6 +159,11 @@ impl Folder {
             Err(error) => Err(Error::pin("remove the folder", folder.shown, error.into())),
         }
     }
+}
+
+/// The path of a folder that this process has open.
+pub(crate) fn path_of(folder: &OwnedFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd()))
 }
 
 const FOLDER: OFlags = OFlags::RDONLY

@@ -298,6 +298,14 @@ pub(crate) fn buffer_bytes(spec: &MirrorSpec) -> u32 {
     }
 }
 
+/// The bit of the packet mark that copies have.
+pub(crate) fn mark(spec: &MirrorSpec) -> u32 {
+    match spec.mark {
+        0 => MARK,
+        mark => mark,
+    }
+}
+
 /// A fingerprint of the object: another one may count differently.
 pub(crate) fn object_hash() -> u64 {
     hash(OBJECT)
@@ -339,7 +347,7 @@ impl Settings {
         let outlets = u32::try_from(plan.outlets.len()).unwrap_or(0);
         settings.words = vec![
             ("l2_len", if plan.ethernet { 14 } else { 0 }),
-            ("mark", if spec.mark == 0 { MARK } else { spec.mark }),
+            ("mark", mark(spec)),
             ("device_count", outlets),
             ("relayed", u32::from(plan.relayed)),
             ("snaplen", spec.snaplen),

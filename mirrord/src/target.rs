@@ -35,6 +35,11 @@ pub(crate) trait Target {
         false
     }
 
+    /// What somebody should know of it that is no reason to wait.
+    fn remarks(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// What is shown, without counters.
     fn outputs(&self) -> Vec<MirrorOutput>;
 
@@ -82,9 +87,12 @@ pub(crate) fn same_target(a: &MirrorSpec, b: &MirrorSpec) -> bool {
             ephemeral,
             fuse,
             attach,
+            mark,
             ..
         } = spec.clone();
-        (ring, devices, overlay, snaplen, ephemeral, fuse, attach)
+        (
+            ring, devices, overlay, snaplen, ephemeral, fuse, attach, mark,
+        )
     };
     key(a) == key(b)
 }

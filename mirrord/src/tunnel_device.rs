@@ -4,7 +4,8 @@
 //! kernel carries IPv4 packets only. No port is opened: this end only sends.
 
 use crate::error::{Error, errno};
-use crate::overlay::{TunnelKey, alias, guard, unguard};
+use crate::overlay::{Own, TunnelKey, guard, unguard};
+use crate::pins::Folder;
 use crate::program::hash;
 use crate::target::{Home, Outlet, Target};
 use fluxcap_datapath::Remote;
@@ -53,24 +54,24 @@ impl TunnelDevice {
     }
 
     /// What the device's description says: whose it is, and of what it was made.
-    fn alias(&self, home: &Home, remote: IpAddr) -> String {
+    fn alias(&self, home: &Home, remote: IpAddr) -> Result<String, Error> {
         let made_of = [
             self.overlay.encode_to_vec(),
             remote.to_string().into_bytes(),
         ]
         .concat();
-        format!("{} {:016x}", alias(&home.name), hash(&made_of))
+        Ok(format!("{} {:016x}", own(home)?.alias, hash(&made_of)))
     }
 
     /// The device, made or made anew if need be.
     fn device(&self, home: &Home, links: &mut LinkWatch, remote: IpAddr) -> Result<Link, Error> {
         let name = &self.overlay.tunnel_device;
-        let wanted = self.alias(home, remote);
+        let wanted = self.alias(home, remote)?;
         if let Some(link) = links.find(name)? {
             if link.alias == wanted {
                 return Ok(link);
             }
-            if !is_of(&link, home) {
+            if !is_of(&link, home)? {
                 return Err(Error::Unsuitable(format!(
                     "there is an interface {name} already, for something else: give the device another name"
                 )));
@@ -165,7 +166,7 @@ impl TunnelDevice {
     fn try_remove(&self, home: &Home) -> Result<(), Error> {
         let mut links = LinkWatch::open()?;
         if let Some(link) = links.find(&self.overlay.tunnel_device)?
-            && is_of(&link, home)
+            && is_of(&link, home)?
         {
             delete_link(link.index)?;
         }
@@ -222,12 +223,20 @@ impl Target for TunnelDevice {
     }
 }
 
+fn own(home: &Home) -> Result<Own, Error> {
+    Own::new(&Folder::open(&home.bpffs)?, &home.name)
+}
+
 /// Whether an interface was made for this mirror.
-fn is_of(link: &Link, home: &Home) -> bool {
-    let ours = alias(&home.name);
-    link.alias
-        .strip_prefix(&*ours)
-        .is_some_and(|rest| rest.starts_with(' '))
+fn is_of(link: &Link, home: &Home) -> Result<bool, Error> {
+    let own = own(home)?;
+    let is_tunnel = ["ipip", "ip6tnl"].contains(&link.kind.as_str());
+    // One word more, the number of what it was made of.
+    let is_ours = |alias: &str| {
+        let rest = link.alias.strip_prefix(alias);
+        rest.is_some_and(|rest| rest.starts_with(' ') && rest.matches(' ').count() == 1)
+    };
+    Ok(is_tunnel && (is_ours(&own.alias) || is_ours(&own.former)))
 }
 
 /// Says what a kernel lacks that has no such tunnels.

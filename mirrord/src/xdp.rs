@@ -197,6 +197,8 @@ struct Mirror {
     links: LinkWatch,
     /// Programs stay when this process ends.
     kept: bool,
+    /// Of this mirrord, see [`Meta::owner`].
+    owner: u64,
     loaded: Option<Loaded>,
     link: Option<BpfLink>,
     events: Option<Events>,
@@ -230,6 +232,7 @@ impl Mirror {
             folder,
             links: LinkWatch::open()?,
             kept,
+            owner: job.owner,
             loaded: None,
             link: None,
             events: None,
@@ -243,7 +246,10 @@ impl Mirror {
 
     /// Loads programs for a spec. Those that are attached go on until [`Mirror::attach`].
     fn load(&mut self, spec: &MirrorSpec, input: &Link, generation: u64) -> Result<(), Error> {
-        let (before, wanted) = (Meta::read(&self.folder)?, Meta::new(spec, input));
+        let (before, wanted) = (
+            Meta::read(&self.folder)?,
+            Meta::new(spec, input, self.owner),
+        );
         if before.devices != wanted.devices {
             for name in ["output_frames", "unsent", drops::PIN] {
                 self.folder.remove(name)?;

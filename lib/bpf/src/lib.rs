@@ -32,6 +32,9 @@ const COMPILERS: &[&str] = &[
 
 /// Instructions of the third version, which Linux 5.1 and later run: 32-bit jumps make programs shorter.
 const CPU: &str = "-mcpu=v3";
+/// The second version, for sources that ask for it by naming it: it has no 32-bit registers. What the compiler saves on the stack is 8 bytes
+/// long then, and the verifier takes nothing shorter there of a loader without CAP_PERFMON.
+const PLAIN_CPU: &str = "-mcpu=v2";
 
 const WANTED: &str = "apt-get install clang-14 llvm-14 libbpf-dev linux-libc-dev (or set FLUXCAP_CLANG, or FLUXCAP_BPF=prebuilt)";
 
@@ -161,11 +164,17 @@ fn take_copy(copy: &Path, object: &Path) -> Result<(), Error> {
 /// `source` is relative to `root`, so that no path gets into the object.
 fn translate(clang: &str, root: &Path, source: &Path, object: &Path) -> Result<(), Error> {
     let arch = env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_else(|_| env::consts::ARCH.to_owned());
+    let text = fs::read_to_string(root.join(source)).map_err(|error| about(source, &error))?;
+    let cpu = if text.contains(PLAIN_CPU) {
+        PLAIN_CPU
+    } else {
+        CPU
+    };
     let mut command = Command::new(clang);
     command
         .current_dir(root)
         .args([
-            "-target", "bpf", CPU, "-O2", "-g", "-Wall", "-Wextra", "-Werror",
+            "-target", "bpf", cpu, "-O2", "-g", "-Wall", "-Wextra", "-Werror",
         ])
         // <asm/types.h> is in a folder of the machine's own where Debian's rules are followed.
         .arg(format!("-I/usr/include/{arch}-linux-gnu"))

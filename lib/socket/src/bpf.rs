@@ -26,6 +26,14 @@ pub(crate) fn load(
         .map_err(failed("load a BPF object", capability))
 }
 
+/// A bpffs of this process alone, mounted nowhere, for whoever keeps nothing: what is pinned there goes with the descriptor of its root.
+///
+/// # Errors
+/// [`Error::System`]; it takes CAP_SYS_ADMIN.
+pub fn private_bpffs() -> Result<std::os::fd::OwnedFd, Error> {
+    crate::sys::mount_bpffs().map_err(|source| Error::system("mount a bpffs", source))
+}
+
 /// Gives back to the system what the loader has freed: the kernel's type information alone is some tens of megabytes once it is parsed.
 pub fn trim_memory() {
     // SAFETY: malloc_trim(3) takes an integer, and may be called at any time by any thread.

@@ -98,7 +98,7 @@ mod xsk;
 
 pub use addresses::interface_addresses;
 pub use block::{Block, FrameHead, Packet, Packets};
-pub use bpf::trim_memory;
+pub use bpf::{private_bpffs, trim_memory};
 pub use bpf_link::{BpfLink, BpfLinkInfo, LinkHook, LinkOrder};
 pub use capture::{CaptureNotes, CaptureOptions, CaptureStatistics, PacketCapture, SockFilter};
 pub use classifier::{Classifier, run_classifier};
@@ -110,14 +110,14 @@ pub use icmp::{IcmpEvent, IcmpReason, IcmpWatch};
 pub use link::Link;
 pub use link_edit::{
     HostRoute, LinkKind, TunnelLink, create_link, delete_link, load_gue, set_alias, set_arp,
-    set_multicast, set_up,
+    set_carrier_only, set_multicast, set_up,
 };
 pub use link_watch::{LinkEvent, LinkWatch};
 pub use live::Live;
 pub use namespace::namespace_cookie;
 pub use neighbour::{Neighbour, NeighbourState};
 pub use net_counters::NetCounters;
-pub use offloads::{Offloads, offloads};
+pub use offloads::{Offloads, make_checksums_in_software, offloads};
 pub use pass::PassAll;
 pub use poll::{MAX_POLL, Ready, poll};
 pub use raw_ip::RawIp;

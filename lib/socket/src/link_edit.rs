@@ -224,6 +224,30 @@ fn set_flag(ifindex: u32, flag: u32, on: bool) -> Result<(), Error> {
     set_link(ifindex, &body)
 }
 
+/// Sets the longest packet of an interface, and has the kernel give it no IPv6 addresses by itself, for which it would send packets.
+///
+/// # Errors
+/// [`Error::NoInterface`], [`Error::Permission`], [`Error::System`].
+pub fn set_carrier_only(ifindex: u32, mtu: u32) -> Result<(), Error> {
+    /// `IFLA_INET6_ADDR_GEN_MODE` and its `IN6_ADDR_GEN_MODE_NONE` (`linux/if_link.h`).
+    const ADDR_GEN_MODE: u16 = 8;
+    const NONE: u8 = 1;
+    let mut body = link_body(ifindex);
+    netlink::append_attribute(&mut body, libc::IFLA_MTU, &mtu.to_ne_bytes());
+    set_link(ifindex, &body)?;
+    let (mut mode, mut families) = (Vec::new(), Vec::new());
+    netlink::append_attribute(&mut mode, ADDR_GEN_MODE, &[NONE]);
+    let inet6 = u16::try_from(libc::AF_INET6).unwrap_or_default();
+    netlink::append_attribute(&mut families, inet6 | NESTED, &mode);
+    let mut body = link_body(ifindex);
+    netlink::append_attribute(&mut body, libc::IFLA_AF_SPEC | NESTED, &families);
+    // A kernel without IPv6 refuses, and sends nothing either.
+    match set_link(ifindex, &body) {
+        Err(Error::System { .. }) => Ok(()),
+        done => done,
+    }
+}
+
 /// Removes an interface.
 ///
 /// # Errors

@@ -27,6 +27,7 @@ pub struct Offloads {
 
 const ETHTOOL_GRXCSUM: u32 = 0x14;
 const ETHTOOL_GTXCSUM: u32 = 0x16;
+const ETHTOOL_STXCSUM: u32 = 0x17;
 const ETHTOOL_GTSO: u32 = 0x1e;
 const ETHTOOL_GGSO: u32 = 0x23;
 const ETHTOOL_GFLAGS: u32 = 0x25;
@@ -60,6 +61,28 @@ pub fn offloads(name: &str) -> Result<Offloads, Error> {
         rx_vlan: flags & ETH_FLAG_RXVLAN != 0,
         tx_vlan: flags & ETH_FLAG_TXVLAN != 0,
     })
+}
+
+/// Has the kernel make all checksums before it gives frames to the driver of the interface `name`, and with that cut what it has joined (GSO).
+///
+/// # Errors
+/// [`Error::System`] when there is no such interface, or its driver cannot do without.
+pub fn make_checksums_in_software(name: &str) -> Result<(), Error> {
+    const OPERATION: &str = "turn off tx-checksumming of the interface";
+    let failed = |source| Error::system(OPERATION, source);
+    let socket = sys::socket(libc::AF_UNIX, libc::SOCK_DGRAM, 0).map_err(failed)?;
+    let mut value = EthtoolValue {
+        command: ETHTOOL_STXCSUM,
+        data: 0,
+    };
+    ask(socket.as_fd(), name, &mut value).map_err(failed)?;
+    let Offloads {
+        tso, tx_checksum, ..
+    } = offloads(name)?;
+    match tso || tx_checksum {
+        false => Ok(()),
+        true => Err(failed(std::io::Error::from_raw_os_error(libc::EOPNOTSUPP))),
+    }
 }
 
 /// How many receive queues the interface `name` uses. Drivers that do not say have one.

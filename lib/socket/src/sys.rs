@@ -37,6 +37,27 @@ pub(crate) fn socket(domain: i32, kind: i32, protocol: i32) -> io::Result<OwnedF
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// A bpffs that is mounted nowhere: its root. It goes with the last descriptor.
+pub(crate) fn mount_bpffs() -> io::Result<OwnedFd> {
+    /// `FSOPEN_CLOEXEC`, `FSMOUNT_CLOEXEC` and `FSCONFIG_CMD_CREATE` (`linux/mount.h`).
+    const CLOEXEC: libc::c_long = 1;
+    const CREATE: libc::c_long = 6;
+    const NONE: libc::c_long = 0;
+    let owned = |fd: libc::c_long| {
+        let fd = check(libc::c_int::try_from(fd).unwrap_or(-1))?;
+        // SAFETY: the call just returned this descriptor; nobody else knows or closes it.
+        Ok::<OwnedFd, io::Error>(unsafe { OwnedFd::from_raw_fd(fd) })
+    };
+    // SAFETY: fsopen(2) reads the string, which is there for ever.
+    let context = owned(unsafe { libc::syscall(libc::SYS_fsopen, c"bpf".as_ptr(), CLOEXEC) })?;
+    let fd = libc::c_long::from(context.as_raw_fd());
+    // SAFETY: fsconfig(2) takes integers with this command; key and value are null.
+    let made = unsafe { libc::syscall(libc::SYS_fsconfig, fd, CREATE, NONE, NONE, NONE) };
+    check(libc::c_int::try_from(made).unwrap_or(-1))?;
+    // SAFETY: fsmount(2) takes plain integers.
+    owned(unsafe { libc::syscall(libc::SYS_fsmount, fd, CLOEXEC, NONE) })
+}
+
 /// setsockopt(2) with a plain C value.
 pub(crate) fn set_option<T: Copy>(
     fd: BorrowedFd<'_>,

@@ -3,7 +3,8 @@
 //! The interface stays down: programs at its egress see what is sent to it nevertheless (`sch_handle_egress` in `net/core/dev.c` runs before
 //! anything asks), and without the program everything sent to it is dropped.
 
-use super::program::{Orders, RelayMaps, RelayProgram, fingerprints};
+use super::cutter::{self, Cutter};
+use super::program::{Orders, RelayMaps, RelayProgram, Task, fingerprints};
 use crate::counters;
 use crate::error::{Error, errno};
 use crate::pins::Folder;
@@ -12,11 +13,12 @@ use crate::target::Home;
 use aya::maps::{Array, HashMap, Map, MapData};
 use fluxcap_proto::v1::Attach;
 use fluxcap_socket::{
-    BpfLink, LinkHook, LinkKind, LinkOrder, LinkWatch, TcFilter, TcHook, TrafficControl,
+    BpfLink, Link, LinkHook, LinkKind, LinkOrder, LinkWatch, TcFilter, TcHook, TrafficControl,
     create_link, delete_link, set_alias,
 };
 use std::net::IpAddr;
 use std::os::fd::AsFd;
+use std::path::Path;
 
 /// What every name of ours begins with.
 const PREFIX: &str = "fxm";
@@ -103,6 +105,8 @@ pub(super) struct Kernel {
     /// The link of TCX; none where it is a filter.
     link: Option<BpfLink>,
     pub(super) maps: RelayMaps,
+    /// Or why there is none.
+    cutter: Result<Cutter, String>,
     tunnels: HashMap<MapData, [u8; TUNNEL_BYTES], u8>,
     note: Note,
 }
@@ -117,7 +121,9 @@ impl Kernel {
     ) -> Result<Kernel, Error> {
         let root = Folder::open(&home.bpffs)?;
         let folder = root.of_mirror(&home.name)?;
-        let mut ifindex = helper(links, &home.name)?;
+        let own = Own::new(&root, &home.name)?;
+        own.remove_former(links, &folder)?;
+        let mut ifindex = helper(links, &own)?;
         let note = Note::read(&folder)?;
         let wanted = fingerprints(orders);
         let mut link = adopt(&folder, ifindex)?;
@@ -125,7 +131,7 @@ impl Kernel {
         if link.is_none() && linked.is_some_and(|links| links > 0) {
             // Its name is not found; with the interface it goes.
             delete_link(ifindex)?;
-            ifindex = helper(links, &home.name)?;
+            ifindex = helper(links, &own)?;
         }
         let as_filter = match attach {
             Attach::Tcx => false,
@@ -137,20 +143,37 @@ impl Kernel {
             true => link.is_none() && has_filter(ifindex)?,
         };
         let same = note.fingerprints == wanted && note.counters == counters_in_use(&folder);
-        if !same || !attached || !root.has("tunnels") {
+        let cuts = matches!(orders.task, Task::Encapsulate(_));
+        let mut cutter = match cuts && same && attached {
+            true => Cutter::adopt(&folder, links, &own.helper, as_filter)?.ok_or_else(String::new),
+            false => Err(String::new()),
+        };
+        if cuts && cutter.is_err() || !same || !attached || !root.has("tunnels") {
             // A program that does something else meets none of the old settings.
             if note.fingerprints[1] != wanted[1]
                 && let Ok(mut maps) = RelayMaps::open(&folder)
             {
                 maps.set_way(&Default::default())?;
             }
-            link = load((&root, &folder), orders, as_filter, ifindex, link)?;
+            let mut relay = RelayProgram::load(orders, Some((&root, &folder)))?;
+            link = attach_to(&folder, &mut relay, as_filter, ifindex, link)?;
+            if cuts {
+                let (names, kept) = ((&*own.helper, &*own.alias), home.persistent);
+                cutter = Cutter::make(&folder, links, names, &mut relay, as_filter, kept)
+                    .map_err(|error| error.to_string());
+            }
         }
-        if home.persistent
-            && let Some(link) = &link
-            && !folder.has(LINK)
+        if let Err(problem) = &cutter
+            && cuts
         {
-            link.pin(&folder.path(LINK))?;
+            tracing::warn!(
+                mirror = home.name,
+                problem,
+                "packets in tunnels that the kernel has joined (GSO) cannot be encapsulated"
+            );
+        }
+        if let Some(link) = &link {
+            hold(&folder, LINK, link, home.persistent)?;
         }
         let kernel = Kernel {
             maps: RelayMaps::open(&folder)?,
@@ -163,6 +186,7 @@ impl Kernel {
             folder,
             ifindex,
             link,
+            cutter,
         };
         kernel.note.write(&kernel.folder)?;
         Ok(kernel)
@@ -175,10 +199,28 @@ impl Kernel {
         if !counts || links.find_index(self.ifindex)?.is_none() {
             return Ok(false);
         }
+        if let Ok(cutter) = &self.cutter
+            && !cutter.lives(links)?
+        {
+            return Ok(false);
+        }
         match &self.link {
             Some(link) => Ok(link.info()?.ifindex == self.ifindex),
             None => has_filter(self.ifindex),
         }
+    }
+
+    /// The interface that cuts giants; 0 when there is none.
+    pub(super) fn cutter(&self) -> u32 {
+        self.cutter.as_ref().map_or(0, |cutter| cutter.entrance)
+    }
+
+    /// What somebody should know who mirrors by this relay.
+    pub(super) fn remark(&self) -> Option<String> {
+        let problem = self.cutter.as_ref().err().filter(|it| !it.is_empty())?;
+        Some(format!(
+            "packets that are in a tunnel of this host already, and that the kernel has joined (GSO), are dropped as not_segmented: {problem}"
+        ))
     }
 
     /// Tells all mirrors of the own tunnel. Cheap when they know it already.
@@ -200,13 +242,17 @@ impl Kernel {
 /// Removes what the relay of a mirror has in the kernel, if it has one, but for its pins.
 pub(crate) fn remove(home: &Home) -> Result<(), Error> {
     let mut links = LinkWatch::open()?;
-    if let Some(link) = links.find(&helper_name(&home.name))?
-        && link.alias == alias(&home.name)
-    {
-        delete_link(link.index)?;
-    }
     let root = Folder::open(&home.bpffs)?;
     let folder = root.of_mirror(&home.name)?;
+    let own = Own::new(&root, &home.name)?;
+    own.remove_former(&mut links, &folder)?;
+    if let Some(link) = links.find(&own.helper)?
+        && is_helper(&link)
+        && link.alias == own.alias
+    {
+        cutter::remove(&mut links, &own.helper, &own.alias)?;
+        delete_link(link.index)?;
+    }
     if let Some(key) = Note::read(&folder)?.tunnel
         && root.has("tunnels")
     {
@@ -215,24 +261,46 @@ pub(crate) fn remove(home: &Home) -> Result<(), Error> {
     folder.remove(LINK)
 }
 
-/// Removes the interfaces of mirrors that are not known (any more): those to clone to, and tunnel devices.
-pub(crate) fn sweep(known: impl Fn(&str) -> bool) -> Result<(), Error> {
+/// Removes the interfaces of mirrors that are not known (any more): those to clone to, and tunnel devices. Ours is what has kind, name and
+/// description as this mirrord makes them, with the number of its own folder in a bpffs; a description alone anybody may write.
+pub(crate) fn sweep(bpffs: &Path, known: impl Fn(&str) -> bool) -> Result<(), Error> {
+    let root = Folder::open(bpffs)?;
     let mut links = LinkWatch::open()?;
     for link in links.links()? {
-        let Some(mirror) = link.alias.strip_prefix(ALIAS) else {
+        let Some(mirror) = mirror_of(&link) else {
             continue;
         };
-        let mirror = mirror.split_once(' ').map_or(mirror, |(mirror, _)| mirror);
-        if !known(mirror) {
+        let own = Own::new(&root, mirror)?;
+        let is_ours = match link.kind.as_str() {
+            "ipip" | "ip6tnl" => link
+                .alias
+                .strip_prefix(&own.alias)
+                .is_some_and(|rest| rest.starts_with(' ')),
+            _ => is_helper(&link) && link.alias == own.alias && link.name.starts_with(&own.helper),
+        };
+        if is_ours && !known(mirror) {
             tracing::info!(
                 interface = link.name,
                 mirror,
                 "removing what a mirror has left"
             );
-            delete_link(link.index)?;
+            match delete_link(link.index) {
+                // Half of a pair, and gone with the other half.
+                Err(fluxcap_socket::Error::NoInterface { .. }) => {}
+                done => done?,
+            }
         }
     }
     Ok(())
+}
+
+/// The mirror that the description of an interface names.
+fn mirror_of(link: &Link) -> Option<&str> {
+    link.alias.strip_prefix(ALIAS)?.split(' ').next()
+}
+
+fn is_helper(link: &Link) -> bool {
+    ["dummy", "ifb", "veth"].contains(&link.kind.as_str())
 }
 
 /// Tells all mirrors of an own tunnel, when they have loaded their programs.
@@ -253,36 +321,74 @@ pub(crate) fn unguard(home: &Home, key: TunnelKey) -> Result<(), Error> {
     Ok(())
 }
 
-fn helper_name(mirror: &str) -> String {
-    format!("{PREFIX}{:08x}", hash(mirror.as_bytes()) & 0xffff_ffff)
+/// What the interfaces of a mirror are called, and what their descriptions say: another mirrord in this namespace, with another folder, may
+/// have a mirror of the same name.
+pub(crate) struct Own {
+    mirror: String,
+    helper: String,
+    /// More may follow behind a space.
+    pub(crate) alias: String,
+    /// What it was before it told instances apart.
+    pub(crate) former: String,
 }
 
-/// What the description of a mirror's interface says; more may follow behind a space.
-pub(crate) fn alias(mirror: &str) -> String {
-    format!("{ALIAS}{mirror}")
+impl Own {
+    pub(crate) fn new(root: &Folder, mirror: &str) -> Result<Own, Error> {
+        let instance = root.instance()?;
+        Ok(Own {
+            mirror: mirror.to_owned(),
+            helper: helper_name(&format!("{mirror} {instance:016x}")),
+            alias: format!("{ALIAS}{mirror} {instance:016x}"),
+            former: format!("{ALIAS}{mirror}"),
+        })
+    }
+
+    /// Removes the interface of a version that did not tell instances apart: that to which the link is attached that is pinned.
+    fn remove_former(&self, links: &mut LinkWatch, folder: &Folder) -> Result<(), Error> {
+        if let Some(link) = links.find(&helper_name(&self.mirror))?
+            && is_helper(&link)
+            && link.alias == self.former
+            && adopt(folder, link.index)?.is_some()
+        {
+            delete_link(link.index)?;
+        }
+        Ok(())
+    }
+}
+
+fn helper_name(seed: &str) -> String {
+    format!("{PREFIX}{:08x}", hash(seed.as_bytes()) & 0xffff_ffff)
+}
+
+/// Gives a link its name, if it is to outlive the process.
+pub(super) fn hold(folder: &Folder, pin: &str, link: &BpfLink, kept: bool) -> Result<(), Error> {
+    if kept && !folder.has(pin) {
+        link.pin(&folder.path(pin))?;
+    }
+    Ok(())
 }
 
 /// Finds or makes the interface to clone to: of the first kind that this kernel has.
-fn helper(links: &mut LinkWatch, mirror: &str) -> Result<u32, Error> {
-    let (name, alias) = (helper_name(mirror), alias(mirror));
-    if let Some(link) = links.find(&name)? {
-        if link.alias == alias {
+fn helper(links: &mut LinkWatch, own: &Own) -> Result<u32, Error> {
+    let (name, alias) = (&own.helper, &own.alias);
+    if let Some(link) = links.find(name)? {
+        if is_helper(&link) && link.alias == *alias {
             return Ok(link.index);
         }
-        if !link.alias.is_empty() {
+        if !is_helper(&link) || !link.alias.is_empty() {
             return Err(Error::Unsuitable(format!(
                 "there is an interface {name} already, for something else: ip link delete {name}"
             )));
         }
         // One that was just made when its maker ended.
-        set_alias(link.index, &alias)?;
+        set_alias(link.index, alias)?;
         return Ok(link.index);
     }
     let peer = format!("{name}p");
     let kinds = [LinkKind::Dummy, LinkKind::Ifb, LinkKind::Veth(peer)];
     let mut problem = None;
     for kind in kinds {
-        match create_link(&name, &kind) {
+        match create_link(name, &kind) {
             Ok(()) => {
                 problem = None;
                 break;
@@ -294,11 +400,11 @@ fn helper(links: &mut LinkWatch, mirror: &str) -> Result<u32, Error> {
     if let Some(error) = problem {
         return Err(error.into());
     }
-    let link = links.find(&name)?;
+    let link = links.find(name)?;
     let link = link.ok_or_else(|| Error::NoInterface(name.clone()))?;
-    set_alias(link.index, &alias)?;
+    set_alias(link.index, alias)?;
     tracing::info!(
-        mirror,
+        mirror = own.mirror,
         interface = name,
         kind = link.kind,
         "made an interface to clone to"
@@ -327,15 +433,14 @@ fn links_at(ifindex: u32) -> Result<Option<usize>, Error> {
     }
 }
 
-/// Loads a program and attaches it, in place of what is there. None: as a filter.
-fn load(
-    places: (&Folder, &Folder),
-    orders: Orders,
+/// Attaches a program, in place of what is there. None: as a filter.
+fn attach_to(
+    folder: &Folder,
+    relay: &mut RelayProgram,
     as_filter: bool,
     ifindex: u32,
     link: Option<BpfLink>,
 ) -> Result<Option<BpfLink>, Error> {
-    let mut relay = RelayProgram::load(orders, Some(places))?;
     let program = relay.program()?;
     let fd = program
         .fd()
@@ -347,7 +452,7 @@ fn load(
         // The link decides until it is gone, and then the filter does.
         if let Some(link) = link {
             link.detach()?;
-            places.1.remove(LINK)?;
+            folder.remove(LINK)?;
         }
         return Ok(None);
     }

@@ -13,15 +13,21 @@ use std::borrow::Cow;
 
 /// The object.
 const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/relay.bpf.o"));
-/// Name of the program's function.
+/// Names of the programs' functions: for what mirrors clone, and for what the cutter has made of a giant.
 const PROGRAM: &str = "relay";
+const OF_CUTTER: &str = "packet";
 /// Bytes of `struct way`.
-const WAY_BYTES: usize = 24 + MAX_HEADER;
+const WAY_BYTES: usize = HEADER_AT + MAX_HEADER;
+/// Where it has the header, and the interface that cuts giants.
+const HEADER_AT: usize = 32;
+const CUTTER_AT: usize = 24;
 
 /// What a relay program is told before it is loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Orders {
     pub(super) task: Task,
+    /// The bit of the packet mark that all copies have.
+    pub(super) mark: u32,
     /// Longest part of a frame that is kept; 0 keeps all.
     pub(super) snaplen: u32,
     /// Copies that may fail within a second before the mirror's fuse blows; 0: any number.
@@ -46,6 +52,8 @@ pub(super) struct Way {
     pub(super) mtu: u32,
     /// The next host does not answer: one copy in a second goes out.
     pub(super) silent: bool,
+    /// The interface that cuts giants which are in a tunnel already; 0: there is none.
+    pub(super) cutter: u32,
     /// What packets begin with, at most [`MAX_HEADER`] bytes.
     pub(super) header: Vec<u8>,
 }
@@ -64,17 +72,21 @@ impl Way {
         for (field, word) in bytes.chunks_exact_mut(4).zip(words) {
             field.copy_from_slice(&word.to_ne_bytes());
         }
-        bytes[24..24 + length].copy_from_slice(&self.header[..length]);
+        bytes[CUTTER_AT..CUTTER_AT + 4].copy_from_slice(&self.cutter.to_ne_bytes());
+        bytes[HEADER_AT..HEADER_AT + length].copy_from_slice(&self.header[..length]);
         bytes
     }
 }
+
+/// Pin of the ways, whose layout was another one once.
+const WAYS: &str = "relay_ways2";
 
 /// Maps of the mirror, which the relay shares, and its own ones: names as in the object, and as pins.
 const PINS: [(&str, &str); 7] = [
     ("counters", "counters"),
     ("state", "state"),
     ("output_frames", "output_frames"),
-    ("ways", "relay_ways"),
+    ("ways", WAYS),
     ("way_in_use", "relay_way"),
     ("devices", "relay_devices"),
     ("meta", "relay_meta"),
@@ -104,6 +116,7 @@ impl RelayProgram {
             ("spread_ports", u32::from(form.spread_ports)),
             ("drop_oversize", u32::from(form.drop_oversize)),
             ("device_count", devices),
+            ("mark", orders.mark),
             ("snaplen", orders.snaplen),
         ];
         let fuse_errors = u64::from(orders.fuse_errors);
@@ -121,22 +134,37 @@ impl RelayProgram {
             .load(OBJECT)
             .map_err(|error| Error::kernel("make the maps of a relay", error))?;
         let mut relay = RelayProgram(ebpf);
-        relay
-            .program()?
-            .load()
-            .map_err(|error| Error::kernel("load the relay program", error))?;
+        let names: &[&str] = match orders.task {
+            Task::Encapsulate(_) => &[PROGRAM, OF_CUTTER],
+            Task::Distribute(_) => &[PROGRAM],
+        };
+        for name in names {
+            relay
+                .find(name)?
+                .load()
+                .map_err(|error| Error::kernel("load the relay program", error))?;
+        }
         Ok(relay)
     }
 
-    /// The program.
+    /// The program at the interface that mirrors clone to.
     pub(super) fn program(&mut self) -> Result<&mut SchedClassifier, Error> {
-        let program = self.0.program_mut(PROGRAM);
+        self.find(PROGRAM)
+    }
+
+    /// That behind the cutter.
+    pub(super) fn of_cutter(&mut self) -> Result<&mut SchedClassifier, Error> {
+        self.find(OF_CUTTER)
+    }
+
+    fn find(&mut self, name: &str) -> Result<&mut SchedClassifier, Error> {
+        let program = self.0.program_mut(name);
         program
             .and_then(|program| program.try_into().ok())
             .ok_or_else(|| Error::Kernel {
                 // Cannot be: the object and its reader are built together.
                 operation: "load the relay program",
-                detail: format!("{PROGRAM} is missing"),
+                detail: format!("{name} is missing"),
             })
     }
 }
@@ -158,7 +186,7 @@ impl RelayMaps {
     /// Those of a relay that was loaded, in this life or an earlier one.
     pub(super) fn open(folder: &Folder) -> Result<RelayMaps, Error> {
         Ok(RelayMaps {
-            ways: counters::array(folder, "relay_ways")?,
+            ways: counters::array(folder, WAYS)?,
             in_use: counters::array(folder, "relay_way")?,
             devices: counters::array(folder, "relay_devices")?,
         })

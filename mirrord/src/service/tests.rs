@@ -9,6 +9,7 @@ fn mirrors() -> Registry<MirrorJob> {
         known: "/nowhere".into(),
         rings: RingDir::new("/nowhere"),
         ephemeral: false,
+        owner: 1,
     };
     Registry::new(job, None).expect("a registry")
 }

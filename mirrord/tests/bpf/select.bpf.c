@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
+// Compiled with -mcpu=v2, see bpf/packet.h.
 /* Programs that return what the headers find out about a frame, for tests of these. */
 #include "../../bpf/rules.h"
 
@@ -20,11 +21,13 @@ static __always_inline void make_frame(struct __sk_buff *skb)
 
 static __always_inline int selected(struct __sk_buff *skb, __u32 direction)
 {
-	struct packet packet;
+	struct packet *packet = the_packet();
 
+	if (!packet)
+		return -1;
 	make_frame(skb);
-	packet_parse(skb, &packet);
-	return rules_select(&packet, direction);
+	packet_parse(skb, packet);
+	return rules_select(packet, direction);
 }
 
 SEC("classifier")
@@ -42,11 +45,13 @@ int select_out(struct __sk_buff *skb)
 SEC("classifier")
 int flow_hash(struct __sk_buff *skb)
 {
-	struct packet packet;
+	struct packet *packet = the_packet();
 
+	if (!packet)
+		return -1;
 	make_frame(skb);
-	packet_parse(skb, &packet);
-	return packet_flow_hash(skb, &packet);
+	packet_parse(skb, packet);
+	return packet_flow_hash(skb, packet);
 }
 
 /* Around the translated filter: it calls one of these two. */

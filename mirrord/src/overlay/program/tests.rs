@@ -30,6 +30,7 @@ fn load(overlay: &MirrorOverlay, snaplen: u32) -> Option<Relay> {
     }
     let orders = Orders {
         task: Task::Encapsulate(Form::of(overlay)),
+        mark: 0,
         snaplen,
         fuse_errors: 0,
     };
@@ -167,6 +168,7 @@ fn set_way(relay: &mut Relay, spec: &EncapSpec, mtu: u32) {
         ifindex: IFINDEX,
         mtu,
         silent: false,
+        cutter: 0,
         header: Encap::new(spec).unwrap().header(),
     };
     relay.maps.set_way(&way).unwrap();
