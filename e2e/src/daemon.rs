@@ -1,6 +1,7 @@
 //! Daemons as child processes.
 
 use std::fs::{self, File};
+use std::os::unix::fs::chown;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -9,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::mount::{MntFlags, umount2};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tonic::transport::{Channel, Endpoint};
@@ -47,6 +48,30 @@ pub fn binary(name: &str) -> PathBuf {
     path
 }
 
+/// A user that is nobody, as whom daemons run that are started as their units start them.
+pub const UNIT_USER: u32 = 65534;
+
+/// The capabilities that the unit of a daemon grants, as setpriv(1) calls them: what tests run with is what installations have.
+///
+/// # Panics
+/// When the unit does not say.
+#[must_use]
+#[track_caller]
+pub fn unit_capabilities(daemon: &str) -> Vec<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join(format!("../deploy/systemd/fluxcap-{daemon}.service"));
+    let unit = fs::read_to_string(&path)
+        .unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()));
+    let granted = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("AmbientCapabilities="))
+        .unwrap_or_else(|| panic!("{} grants no capabilities", path.display()));
+    let names = granted.split_whitespace();
+    names
+        .map(|name| name.trim_start_matches("CAP_").to_lowercase())
+        .collect()
+}
+
 /// The directories that one set of daemons shares. Removed on drop, with what is mounted there.
 #[derive(Debug)]
 pub struct Dirs {
@@ -66,6 +91,27 @@ impl Dirs {
         for dir in [dirs.run(), dirs.rings(), dirs.state(), dirs.logs()] {
             fs::create_dir_all(&dir)
                 .unwrap_or_else(|error| panic!("cannot make {}: {error}", dir.display()));
+        }
+        dirs
+    }
+
+    /// New directories that are [`UNIT_USER`]'s, with a tmpfs for the rings, since that user cannot mount.
+    #[must_use]
+    #[track_caller]
+    pub fn of_unit_user() -> Dirs {
+        let dirs = Dirs::new();
+        let none: Option<&str> = None;
+        mount(
+            Some("rings"),
+            &dirs.rings(),
+            Some("tmpfs"),
+            MsFlags::empty(),
+            none,
+        )
+        .expect("mount a tmpfs");
+        for dir in [dirs.run(), dirs.rings(), dirs.state()] {
+            chown(&dir, Some(UNIT_USER), Some(UNIT_USER))
+                .unwrap_or_else(|error| panic!("cannot give away {}: {error}", dir.display()));
         }
         dirs
     }
@@ -141,6 +187,8 @@ pub struct Daemon {
     args: Vec<String>,
     /// Capabilities that it has to do without, as setpriv(1) takes them.
     without: Vec<String>,
+    /// It runs as [`UNIT_USER`], with the capabilities that it has all the same.
+    as_user: bool,
     /// What it sees as /etc/hosts.
     hosts: Option<PathBuf>,
     namespace: PathBuf,
@@ -211,11 +259,41 @@ impl Daemon {
         daemon
     }
 
+    /// The same with exactly the capabilities that its unit grants, as root still: files of root are its own.
+    #[must_use]
+    #[track_caller]
+    pub fn start_with_unit_capabilities(
+        name: &str,
+        netns: &Netns,
+        dirs: &Dirs,
+        args: &[&str],
+    ) -> Daemon {
+        let capabilities = unit_capabilities(name);
+        let capabilities: Vec<&str> = capabilities.iter().map(String::as_str).collect();
+        Daemon::start_with_only(name, netns, dirs, args, &capabilities)
+    }
+
+    /// The same as [`UNIT_USER`], as the unit runs it. The directories have to be that user's ([`Dirs::of_unit_user`]).
+    #[must_use]
+    #[track_caller]
+    pub fn start_as_unit(name: &str, netns: &Netns, dirs: &Dirs, args: &[&str]) -> Daemon {
+        let mut daemon = Daemon::new(name, netns, dirs, args);
+        let wanted = unit_capabilities(name)
+            .into_iter()
+            .map(|it| format!("+{it}"));
+        daemon.without = ["-all".to_owned()].into_iter().chain(wanted).collect();
+        daemon.as_user = true;
+        daemon.launch(&dirs.logs());
+        daemon.wait_ready();
+        daemon
+    }
+
     fn new(name: &str, netns: &Netns, dirs: &Dirs, args: &[&str]) -> Daemon {
         Daemon {
             name: name.to_owned(),
             args: args.iter().map(|&arg| arg.to_owned()).collect(),
             without: Vec::new(),
+            as_user: false,
             hosts: None,
             namespace: netns.path(),
             run_dir: dirs.run(),
@@ -248,6 +326,11 @@ impl Daemon {
         if !self.without.is_empty() {
             let capabilities = self.without.join(",");
             command.args(["--bounding-set", &capabilities, "--inh-caps", &capabilities]);
+            if self.as_user {
+                let user = UNIT_USER.to_string();
+                command.args(["--ambient-caps", &capabilities, "--clear-groups"]);
+                command.args(["--reuid", &user, "--regid", &user]);
+            }
         }
         command.arg("--").arg(binary(&self.name));
         command.args(&self.args).envs(self.environment.clone());

@@ -12,7 +12,8 @@
 //! It is the independent tool `../shared/kit/kernel-peer` that makes it, with qemu and a kernel of Debian; where these cannot be had, tests that want
 //! it are skipped. No acceleration is needed: it boots in some seconds, and takes some ten thousand packets a second.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
@@ -59,9 +60,21 @@ impl KernelPeer {
     #[must_use]
     #[track_caller]
     pub fn start(netns: &Netns) -> Option<KernelPeer> {
+        KernelPeer::start_kernel(netns, "6.1")
+    }
+
+    /// The same with this kernel: 6.1 or 6.12.
+    ///
+    /// # Panics
+    /// When everything is there and the guest does not start.
+    #[must_use]
+    #[track_caller]
+    pub fn start_kernel(netns: &Netns, kernel: &str) -> Option<KernelPeer> {
         let program = kit_or_skip("kernel-peer")?.join("kernel-peer");
         // Installs qemu, fetches a kernel and makes an image of it, the first time.
-        let build = Command::new(&program).arg("build").output();
+        let build = Command::new(&program)
+            .args(["build", "--kernel", kernel])
+            .output();
         let build = build.expect("run kernel-peer");
         if !build.status.success() {
             let said = String::from_utf8_lossy(&build.stderr);
@@ -77,7 +90,7 @@ impl KernelPeer {
             kernel: String::new(),
         };
         let mut start = peer.tool("start");
-        start.args(["--netns", netns.name(), "--tap", WIRE]);
+        start.args(["--netns", netns.name(), "--tap", WIRE, "--kernel", kernel]);
         start.args(["--mtu", &MTU.to_string()]);
         start.args(
             ADDRESSES
@@ -97,6 +110,44 @@ impl KernelPeer {
     pub fn run(&self, script: &str) -> String {
         let printed = must_run(self.tool("exec").arg(script));
         String::from_utf8_lossy(&printed).into_owned()
+    }
+
+    /// Gives the guest programs, with the libraries that they need, in a folder that it sees as `/host/bin`; libraries are in `/host/bin/lib`.
+    ///
+    /// # Panics
+    /// When they cannot be copied.
+    #[track_caller]
+    pub fn give_programs(&self, programs: &[PathBuf]) {
+        let folder = self.state.path().join("kp0/share/bin");
+        fs::create_dir_all(folder.join("lib")).expect("make a folder");
+        let copy = |from: &Path, folder: &Path| {
+            let to = folder.join(from.file_name().expect("a file"));
+            fs::copy(from, to)
+                .unwrap_or_else(|error| panic!("cannot copy {}: {error}", from.display()));
+        };
+        for program in programs {
+            copy(program, &folder);
+            let needed = must_run(Command::new("ldd").arg(program));
+            let needed = String::from_utf8_lossy(&needed).into_owned();
+            for library in needed
+                .split_whitespace()
+                .filter(|word| word.starts_with('/'))
+            {
+                copy(Path::new(library), &folder.join("lib"));
+            }
+        }
+    }
+
+    /// Runs a shell script in the guest for so many seconds at most; its exit status and what it printed.
+    #[track_caller]
+    pub fn try_run(&self, script: &str, seconds: u32) -> (bool, String) {
+        let mut command = self.tool("exec");
+        command
+            .args(["--timeout", &seconds.to_string()])
+            .arg(script);
+        let output = command.output().expect("run kernel-peer");
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output.status.success(), printed)
     }
 
     /// Sets the MTU of both ends of [`WIRE`].

@@ -40,7 +40,7 @@ mod wait;
 
 pub use checksum::checksum_is_right;
 pub use ctl::{Fluxctl, Output};
-pub use daemon::{Daemon, Dirs, binary};
+pub use daemon::{Daemon, Dirs, UNIT_USER, binary, unit_capabilities};
 pub use generator::{Generator, Sending, Sent, send_frames};
 pub use kit::kit_or_skip;
 pub use lab::{Lab, LabOptions, Port};

@@ -9,10 +9,10 @@ use fluxcap_proto::v1::{
     CreateMirrorRequest, DeleteMirrorRequest, Direction, GetMirrorRequest, Mirror, MirrorDevice,
     MirrorOverlay, MirrorSpec, MirrorStatus, State, TunnelKind, UpdateMirrorRequest,
 };
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use tonic::Status;
 
-use crate::daemon::{Daemon, Dirs};
+use crate::daemon::{Daemon, Dirs, UNIT_USER};
 use crate::generator::{Generator, Sent};
 use crate::link::Veth;
 use crate::netns::{Netns, unique_name};
@@ -62,9 +62,25 @@ pub struct MirrorLab {
     pub bpffs: Bpffs,
 }
 
-/// A folder in the bpffs of this machine. Removed on drop, with all that is pinned there.
+/// A folder in the bpffs of this machine, or a bpffs of its own. Removed on drop, with all that is pinned there.
 #[derive(Debug)]
 pub struct Bpffs(PathBuf);
+
+impl Bpffs {
+    /// A bpffs of its own, for [`UNIT_USER`] alone.
+    ///
+    /// # Panics
+    /// When it cannot be mounted.
+    #[must_use]
+    pub fn of_unit_user() -> Bpffs {
+        let path = std::env::temp_dir().join(format!("{}-bpffs", unique_name()));
+        fs::create_dir(&path).expect("make a folder");
+        let none: Option<&str> = None;
+        mount(Some("bpf"), &path, Some("bpf"), MsFlags::empty(), none).expect("mount a bpffs");
+        std::os::unix::fs::chown(&path, Some(UNIT_USER), Some(UNIT_USER)).expect("give it away");
+        Bpffs(path)
+    }
+}
 
 impl Bpffs {
     /// A name of its own; mirrord makes the folder. Mounts the bpffs if it is not there.
@@ -116,23 +132,55 @@ impl Drop for Bpffs {
             let path = self.0.join(mirror);
             let _ = fs::remove_dir(&path).or_else(|_| fs::remove_file(&path));
         }
+        if !self.0.starts_with(BPFFS) {
+            let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+        }
         let _ = fs::remove_dir(&self.0);
     }
 }
 
 impl MirrorLab {
-    /// The host, forwarding, with mirrord idle.
+    /// The host, forwarding, with mirrord idle; it has the capabilities that its unit grants, and no others.
     #[must_use]
     #[track_caller]
     pub fn new() -> MirrorLab {
+        let start: StartDaemon = Daemon::start_with_unit_capabilities;
+        MirrorLab::started(Dirs::new(), Bpffs::new(), start, Daemon::start)
+    }
+
+    /// The same, with mirrord and ringd as their units run them: not as root.
+    #[must_use]
+    #[track_caller]
+    pub fn as_units() -> MirrorLab {
+        let (dirs, bpffs) = (Dirs::of_unit_user(), Bpffs::of_unit_user());
+        MirrorLab::started(dirs, bpffs, Daemon::start_as_unit, Daemon::start_as_unit)
+    }
+
+    /// The same with root's mirrord, which may do everything.
+    #[must_use]
+    #[track_caller]
+    pub fn as_root() -> MirrorLab {
         MirrorLab::with(&[])
     }
 
-    /// The same, with mirrord lacking capabilities.
+    /// The same, with root's mirrord lacking capabilities.
     #[must_use]
     #[track_caller]
     pub fn with(without: &[&str]) -> MirrorLab {
-        let (host, dirs, bpffs) = (Netns::new(), Dirs::new(), Bpffs::new());
+        let start = |name: &str, netns: &Netns, dirs: &Dirs, args: &[&str]| {
+            Daemon::start_without(name, netns, dirs, args, without)
+        };
+        MirrorLab::started(Dirs::new(), Bpffs::new(), start, Daemon::start)
+    }
+
+    #[track_caller]
+    fn started(
+        dirs: Dirs,
+        bpffs: Bpffs,
+        mirrord: impl Fn(&str, &Netns, &Dirs, &[&str]) -> Daemon,
+        ringd: StartDaemon,
+    ) -> MirrorLab {
+        let host = Netns::new();
         let [left, right, monitor] = [(); 3].map(|()| Netns::new());
         for (name, outside) in [("eth0", &left), ("eth1", &right), ("mon0", &monitor)] {
             Veth::pair((&host, name), (outside, WIRE), 1500);
@@ -153,8 +201,8 @@ impl MirrorLab {
         let path = bpffs.path().to_str().expect("a path of ASCII").to_owned();
         let args = ["--bpffs", path.as_str()];
         MirrorLab {
-            mirrord: Daemon::start_without("mirrord", &host, &dirs, &args, without),
-            ringd: Daemon::start("ringd", &host, &dirs, &[]),
+            mirrord: mirrord("mirrord", &host, &dirs, &args),
+            ringd: ringd("ringd", &host, &dirs, &[]),
             host,
             left,
             right,

@@ -65,7 +65,7 @@ fn one_copy_each(lab: &MirrorLab) {
 #[test]
 fn whoever_may_takes_over_what_is_hidden() {
     need_root!();
-    let mut lab = MirrorLab::new();
+    let mut lab = MirrorLab::as_root();
     for direction in [Direction::In, Direction::Both] {
         let spec = MirrorSpec {
             direction: direction.into(),
@@ -153,7 +153,7 @@ fn what_was_hidden_is_detached_by_somebody_and_the_mirror_goes_on() {
 #[test]
 fn a_mirror_that_was_forgotten_while_it_was_hidden_is_swept() {
     need_root!();
-    let mut lab = MirrorLab::new();
+    let mut lab = MirrorLab::as_root();
     lab.mirror("m", ingress(to_device("eth0", "mon0")));
     lab.mirrord.kill();
     let path = lab.bpffs.path().to_owned();
@@ -193,7 +193,7 @@ fn a_filter_is_found_whatever_is_hidden() {
 #[test]
 fn replication_by_xdp_waits_for_what_is_hidden() {
     need_root!();
-    let mut lab = MirrorLab::new();
+    let mut lab = MirrorLab::as_root();
     let spec = MirrorSpec {
         hook: Hook::Xdp.into(),
         direction: Direction::In.into(),
@@ -229,7 +229,7 @@ fn replication_by_xdp_waits_for_what_is_hidden() {
 #[test]
 fn a_relay_that_is_hidden_is_made_anew() {
     need_root!();
-    let mut lab = MirrorLab::new();
+    let mut lab = MirrorLab::as_root();
     lab.add_collector();
     lab.mirror("m", ingress(to_collector(COLLECTOR[0])));
     lab.mirrord.kill();
