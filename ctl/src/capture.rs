@@ -20,7 +20,7 @@ use crate::output::{count, note};
 use crate::signals::{self, Stop};
 use clap::Args;
 use clap_complete::ArgValueCandidates;
-use fluxcap_headers::{Filter, WireFrame};
+use fluxcap_headers::{Filter, WireFrame, filter_doubt};
 use fluxcap_options::{FilterArgs, compile_filter, parse_start};
 use fluxcap_proto::v1::{self, start::At};
 use fluxcap_ring::{Batch, Consumer, Direction, Outcome, Poll, RingDir, RingName, Start};
@@ -98,6 +98,9 @@ pub(crate) fn run(globals: &Globals, args: &Capture) -> Result<(), Failure> {
 
 fn compile(args: &Capture) -> Result<Option<Filter>, Failure> {
     let expression = args.filter.expression().unwrap_or_default();
+    if let Some(doubt) = filter_doubt(&expression) {
+        note(&format!("the filter: {doubt}"));
+    }
     compile_filter("--filter", &expression, args.filter.vlan())
         .map_err(|error| Failure::new(Code::Usage, error.to_string()))
 }

@@ -36,6 +36,7 @@ mod tests {
             filter_vlan: FilterVlan::Exact.into(),
             sample: Some(Sample {
                 one_in: 10,
+                kept: 0,
                 mode: SampleMode::Flow.into(),
                 seed: 3,
             }),

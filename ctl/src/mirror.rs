@@ -295,6 +295,10 @@ impl Kind for Mirror {
         (place(one), frames(one)) == (place(other), frames(other))
     }
 
+    fn filter(&self) -> &str {
+        self.spec.as_ref().map_or("", |spec| &spec.filter)
+    }
+
     fn row(&self) -> Vec<String> {
         view::row(self)
     }

@@ -208,6 +208,7 @@ mod tests {
     fn enumerations_become_words_at_every_depth() {
         let sample = Sample {
             one_in: 2,
+            kept: 0,
             mode: SampleMode::Flow.into(),
             seed: 1,
         };

@@ -5,7 +5,8 @@
 use crate::connect::Globals;
 use crate::exit::{Code, Failure, nearest};
 use crate::names;
-use crate::output::{Block, Deleted, Report, print};
+use crate::output::{Block, Deleted, Report, note, print, printable};
+use fluxcap_headers::filter_doubt;
 use fluxcap_proto::v1::State;
 use prost_types::FieldMask;
 use serde::Serialize;
@@ -56,6 +57,10 @@ pub(crate) trait Kind: Default + Serialize {
     fn same_work(one: &Self::Spec, other: &Self::Spec) -> bool;
 
     fn name(&self) -> &str;
+    /// Its pcap-filter(7) expression; empty for none.
+    fn filter(&self) -> &str {
+        ""
+    }
     /// Its state and the reason for that, unless the daemon said nothing about it.
     fn state(&self) -> Option<(State, &str)>;
     /// Its row in the table.
@@ -187,6 +192,13 @@ pub(crate) fn mask(fields: &[&str]) -> Option<FieldMask> {
 
 /// Shows the row of one that was just added or changed.
 pub(crate) fn changed<K: Kind>(globals: &Globals, one: K) -> Result<(), Failure> {
+    if let Some(doubt) = filter_doubt(one.filter()) {
+        note(&format!(
+            "the filter of {} {}: {doubt}",
+            K::NOUN,
+            printable(one.name())
+        ));
+    }
     match (globals.quiet, globals.verbose) {
         (true, _) => Ok(()),
         (false, true) => print(globals.output, &Shown(one)),

@@ -386,6 +386,11 @@ impl Kind for Tunnel {
         (way(one), place(one)) == (way(other), place(other))
     }
 
+    fn filter(&self) -> &str {
+        let edits = self.spec.as_ref().and_then(|spec| spec.edits.as_ref());
+        edits.map_or("", |edits| &edits.filter)
+    }
+
     fn row(&self) -> Vec<String> {
         view::row(self)
     }

@@ -221,6 +221,11 @@ impl Kind for Transmit {
         (&one.rings, &one.interfaces) == (&other.rings, &other.interfaces)
     }
 
+    fn filter(&self) -> &str {
+        let edits = self.spec.as_ref().and_then(|spec| spec.edits.as_ref());
+        edits.map_or("", |edits| &edits.filter)
+    }
+
     fn row(&self) -> Vec<String> {
         let spec = self.spec.clone().unwrap_or_default();
         let status = self.status.clone().unwrap_or_default();

@@ -67,7 +67,8 @@ impl Words {
     /// A choice of one in so many frames.
     pub(crate) fn sample(&mut self, sample: Option<&Sample>) {
         if let Some(sample) = sample {
-            self.text("--sample", &format!("1/{}", sample.one_in));
+            let (kept, one_in) = (sample.kept.max(1), sample.one_in);
+            self.text("--sample", &format!("{kept}/{one_in}"));
             if names::sample_mode(sample.mode) == "flow" {
                 self.text("--sample-by", "flow");
             }

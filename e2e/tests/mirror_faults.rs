@@ -376,6 +376,7 @@ fn of_all_kinds() -> Vec<MirrorSpec> {
     };
     let sample = Sample {
         one_in: 10,
+        kept: 0,
         mode: SampleMode::Flow.into(),
         seed: 7,
     };

@@ -316,6 +316,7 @@ fn samples_are_as_large_as_they_should_be() {
     let with = |mode: SampleMode| MirrorSpec {
         sample: Some(Sample {
             one_in: 10,
+            kept: 0,
             mode: mode.into(),
             seed: 7,
         }),

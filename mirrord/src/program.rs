@@ -369,11 +369,13 @@ impl Settings {
 
     fn add_sample(&mut self, spec: &MirrorSpec) {
         let sample = spec.sample.unwrap_or_default();
-        if sample.one_in > 1 {
+        if sample.kept.max(1) < sample.one_in {
             let flows = sample.mode() == SampleMode::Flow;
             self.words.push(("sample_flows", u32::from(flows)));
-            self.longs
-                .push(("sample_below", Sampler::threshold(sample.one_in)));
+            self.longs.push((
+                "sample_below",
+                Sampler::threshold(sample.kept, sample.one_in),
+            ));
             self.longs.push(("sample_seed", sample.seed));
         }
     }

@@ -189,7 +189,7 @@ mod tests {
         bytes[12..18].copy_from_slice(&[0x81, 0x00, 0x00, 0x05, 0x08, 0x06]);
         let mut edits = Edits {
             filter: Some(Filter::compile("vlan 5 and arp", FilterVlan::Any).unwrap()),
-            sample: Some(Sampler::new(u32::MAX, SampleBy::Random, 1)),
+            sample: Some(Sampler::new(1, u32::MAX, SampleBy::Random, 1)),
             vlan_pop: 1,
             ..Edits::default()
         };

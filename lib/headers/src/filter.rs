@@ -12,6 +12,9 @@
 //! [`REFUSED`](crate::REFUSED).
 
 mod compile;
+mod doubt;
+
+pub use doubt::filter_doubt;
 
 use crate::bpf::{self, Instruction, View, code};
 use crate::counted::counted;

@@ -16,7 +16,35 @@ pub fn flow_hash(frame: &WireFrame<'_>) -> u32 {
         Some(ip) => ip_hash(&ip, bytes.get(2 + ip.upper..).unwrap_or_default()),
         None => mac_hash(frame.macs()),
     };
-    // The upper half is the better mixed one.
+    high(hash)
+}
+
+/// A part of a fragmented packet, as somebody sees it who has to find the flow of all parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Fragment {
+    /// The same for all parts of a packet, and most likely for no other packet.
+    pub(crate) packet: u64,
+    /// [`flow_hash`] of the packet if it were whole; only the first part has the ports for it.
+    pub(crate) flow: Option<u32>,
+}
+
+/// What a frame tells as a fragment; `None` when it is none.
+#[inline]
+pub(crate) fn fragment(frame: &WireFrame<'_>) -> Option<Fragment> {
+    let (bytes, _) = frame.untagged();
+    let mut ip = IpPacket::parse(bytes).filter(|ip| ip.fragment)?;
+    let ends = endpoint(ip.source, 0) ^ mix(endpoint(ip.destination, 0));
+    let packet = mix(ends ^ u64::from(ip.identification));
+    let flow = (!ip.later).then(|| {
+        ip.fragment = false;
+        high(ip_hash(&ip, bytes.get(2 + ip.upper..).unwrap_or_default()))
+    });
+    Some(Fragment { packet, flow })
+}
+
+/// The upper half is the better mixed one.
+#[inline]
+fn high(hash: u64) -> u32 {
     u32::try_from(hash >> 32).unwrap_or_default()
 }
 

@@ -13,6 +13,8 @@ pub(crate) struct IpPacket<'a> {
     pub(crate) fragment: bool,
     /// A part other than the first: what stands at `upper` is no header.
     pub(crate) later: bool,
+    /// What all parts of a fragmented packet have in common beside their addresses; of IPv6 0 unless it is one.
+    pub(crate) identification: u32,
     /// Where the upper layer begins, from the beginning of the IP header.
     pub(crate) upper: usize,
     /// Where the packet ends by its own account; `None` when it does not say (jumbograms).
@@ -50,6 +52,7 @@ fn parse_v4(packet: &[u8]) -> Option<IpPacket<'_>> {
         protocol: header[9],
         fragment: fragment & 0x3fff != 0,
         later: fragment & 0x1fff != 0,
+        identification: u16::from_be_bytes([header[4], header[5]]).into(),
         upper,
         end: (total != 0).then_some(total),
     })
@@ -68,6 +71,7 @@ fn parse_v6(packet: &[u8]) -> Option<IpPacket<'_>> {
         protocol: header[6],
         fragment: false,
         later: false,
+        identification: 0,
         upper: 40,
         end: (payload != 0).then_some(40 + payload),
     };
@@ -87,6 +91,9 @@ fn parse_v6(packet: &[u8]) -> Option<IpPacket<'_>> {
                 let fragment = u16::from_be_bytes([offset_high, offset_low]);
                 parsed.fragment |= fragment & 0xfff9 != 0;
                 parsed.later = fragment & 0xfff8 != 0;
+                let identification = packet.get(parsed.upper + 4..parsed.upper + 8);
+                let identification = identification.and_then(|bytes| bytes.try_into().ok());
+                parsed.identification = identification.map_or(0, u32::from_be_bytes);
                 8
             }
             _ => break,

@@ -56,7 +56,7 @@ pub use counted::REFUSED;
 pub use ebpf::TailCalls;
 pub use edits::{Edited, Edits, VlanEdit};
 pub use error::{Error, InvalidVlan};
-pub use filter::{Filter, FilterVlan};
+pub use filter::{Filter, FilterVlan, filter_doubt};
 pub use flow::flow_hash;
 pub use frame::WireFrame;
 pub use sampler::{SampleBy, Sampler};

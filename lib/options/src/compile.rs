@@ -71,7 +71,7 @@ pub fn compile_filter(
 }
 
 fn sampler(sample: &v1::Sample) -> Option<Sampler> {
-    if sample.one_in <= 1 {
+    if sample.kept.max(1) >= sample.one_in {
         return None;
     }
     let by = match sample.mode() {
@@ -82,7 +82,7 @@ fn sampler(sample: &v1::Sample) -> Option<Sampler> {
         0 => RandomState::new().hash_one(sample.one_in),
         seed => seed,
     };
-    Some(Sampler::new(sample.one_in, by, seed))
+    Some(Sampler::new(sample.kept, sample.one_in, by, seed))
 }
 
 #[cfg(test)]

@@ -185,6 +185,7 @@ mod tests {
         ];
         let sample = Sample {
             one_in: 10,
+            kept: 0,
             mode: SampleMode::Flow.into(),
             seed: 7,
         };
@@ -286,8 +287,36 @@ mod tests {
     }
 
     #[test]
+    fn a_sample_is_a_fraction_or_so_many_percent() {
+        for (text, kept, one_in) in [
+            ("1/10", 0, 10),
+            ("3/4", 3, 4),
+            ("75%", 75, 100),
+            ("1%", 0, 100),
+        ] {
+            let sample = edits(&["--sample", text]).sample.expect(text);
+            assert_eq!((sample.kept, sample.one_in), (kept, one_in), "{text}");
+        }
+        for all in ["", "1/1", "4/4", "100%"] {
+            assert_eq!(edits(&["--sample", all]).sample, None, "{all}");
+        }
+    }
+
+    #[test]
     fn sampling_wants_one_in_n() {
-        for text in ["10", "2/10", "1/0", "1/", "1/4294967296"] {
+        for text in [
+            "10",
+            "11/10",
+            "0/10",
+            "+1/10",
+            "1/0",
+            "1/",
+            "1/4294967296",
+            "0%",
+            "101%",
+            "%",
+            "7.5%",
+        ] {
             assert!(
                 parse(&["--sample", text]).is_err_and(|error| error.contains("1/10")),
                 "{text}"

@@ -20,8 +20,8 @@ pub struct FilterArgs {
 /// One in so many frames.
 #[derive(Debug, Clone, Default, PartialEq, Args)]
 pub struct SampleArgs {
-    /// Only one in N of them; '' clears
-    #[arg(long, value_name = "1/N")]
+    /// Only one in N of them, K in N (3/4), or so many percent (75%); '' clears
+    #[arg(long, value_name = "1/N|K/N|P%")]
     pub sample: Option<SampleArg>,
 
     /// Pick frames at random, or whole conversations [default: random]
@@ -64,10 +64,12 @@ impl FilterArgs {
 impl SampleArgs {
     /// The choice as the API takes it; `None` to keep everything, or when none was given.
     pub(crate) fn to_sample(&self) -> Option<Sample> {
-        let sample = self.sample.filter(|sample| sample.0 > 1)?;
+        let sample = self.sample.filter(|sample| sample.kept < sample.one_in)?;
         let mode = self.sample_by.map(SampleMode::from);
         Some(Sample {
-            one_in: sample.0,
+            one_in: sample.one_in,
+            // 1 is what is meant by nothing: specs of before stay equal to what is typed today.
+            kept: if sample.kept == 1 { 0 } else { sample.kept },
             mode: mode.unwrap_or_default().into(),
             seed: self.seed.unwrap_or(0),
         })
@@ -110,24 +112,32 @@ impl From<SampleByArg> for SampleMode {
     }
 }
 
-/// `--sample`: `1/N`, or the empty text to keep everything (N = 1).
+/// `--sample`: `1/N`, `K/N` or `P%`; or the empty text to keep everything (1 of 1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SampleArg(
+pub struct SampleArg {
+    /// K, 1 to N.
+    pub kept: u32,
     /// N, at least 1.
-    pub u32,
-);
+    pub one_in: u32,
+}
 
 impl FromStr for SampleArg {
     type Err = UsageError;
 
     fn from_str(text: &str) -> Result<Self, UsageError> {
-        if text.is_empty() {
-            return Ok(SampleArg(1));
-        }
-        text.strip_prefix("1/")
-            .and_then(|n| n.parse().ok())
-            .filter(|n| *n > 0)
-            .map(SampleArg)
+        let parts = match text.strip_suffix('%') {
+            _ if text.is_empty() => Some(("1", "1")),
+            Some(percent) => Some((percent, "100")),
+            None => text.split_once('/'),
+        };
+        let number = |text: &str| match text.bytes().all(|digit| digit.is_ascii_digit()) {
+            true => text.parse().ok(),
+            false => None,
+        };
+        parts
+            .and_then(|(kept, one_in)| Some((number(kept)?, number(one_in)?)))
+            .filter(|(kept, one_in)| (1..=*one_in).contains(kept))
+            .map(|(kept, one_in)| SampleArg { kept, one_in })
             .ok_or_else(|| UsageError::Sample {
                 text: text.to_owned(),
             })

@@ -99,11 +99,16 @@ pub enum UsageError {
         interface: String,
     },
     /// The sampling ratio cannot be read.
-    #[error("sample '{text}': write 1/N with N from 1 to 4294967295, for instance 1/10")]
+    #[error(
+        "sample '{text}': write 1/N with N from 1 to 4294967295, for instance 1/10, K/N with K up to N, or 75%"
+    )]
     Sample {
         /// What was given.
         text: String,
     },
+    /// A mirror that copies to nowhere.
+    #[error("say where the copies go: --to ring:NAME, --to dev:IFACE, --to gue:ADDRESS")]
+    NoTarget,
     /// The start position cannot be read.
     #[error(
         "start '{text}': write newest, oldest, seq:N or time:RFC3339, for instance seq:1000 or time:2026-01-31T12:00:00Z"

@@ -136,6 +136,15 @@ impl TunnelKind {
         }
     }
 
+    /// What the format calls its identifier: "key", "vni" (NVGRE: VSID) or "session".
+    pub fn id_name(self) -> &'static str {
+        match self {
+            TunnelKind::Nvgre | TunnelKind::Vxlan | TunnelKind::Geneve => "vni",
+            TunnelKind::Erspan(_) => "session",
+            _ => "key",
+        }
+    }
+
     /// Whether a sender cannot do without an identifier.
     pub fn needs_id(self) -> bool {
         self.max_id().is_some_and(|max| max != u32::MAX)

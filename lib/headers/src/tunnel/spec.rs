@@ -105,7 +105,7 @@ impl EncapSpec {
         }
         check_id(kind, self.id)?;
         if kind.needs_id() && self.id.is_none() {
-            return Err(InvalidTunnel::IdMissing(kind.as_str()));
+            return Err(InvalidTunnel::IdMissing(kind.as_str(), kind.id_name()));
         }
         if self.ttl == Field::Fixed(0) {
             return Err(InvalidTunnel::Ttl);
@@ -260,9 +260,9 @@ pub enum InvalidTunnel {
     /// The format has no identifier.
     #[error("{0} has no key, VNI or session: leave it out")]
     NoId(&'static str),
-    /// The format cannot be sent without an identifier.
-    #[error("{0} needs an identifier (key, VNI or session)")]
-    IdMissing(&'static str),
+    /// The format cannot be sent without an identifier: name of the format, name of its identifier.
+    #[error("{0} needs a {1}: --{1} N")]
+    IdMissing(&'static str, &'static str),
     /// A packet with a TTL of zero does not leave the host.
     #[error("a TTL of 0 is of no use: use 1 to 255 or inherit")]
     Ttl,

@@ -33,12 +33,7 @@ impl MirrorArgs {
             .chain(&old)
             .collect();
         if targets.is_empty() {
-            return Err(UsageError::Unsuited {
-                option: "nothing but an interface".to_owned(),
-                what: "a mirror".to_owned(),
-                problem: "say where copies go, for instance --to ring:NAME or --to gue:192.0.2.9"
-                    .to_owned(),
-            });
+            return Err(UsageError::NoTarget);
         }
         place(&mut spec, &targets, &mut given)?;
         self.apply(&mut spec, &mut given)?;

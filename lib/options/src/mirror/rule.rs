@@ -157,7 +157,22 @@ fn apply(rule: &mut MirrorRule, key: &str, value: Option<&str>) -> Result<(), St
         "vlan" => vlans(rule, value)?,
         "flags" => (rule.tcp_flags, rule.tcp_flags_mask) = flags(value)?,
         "dir" => rule.direction = direction(value)?.into(),
-        _ => return Err(format!("is no condition; there are {KEYS}")),
+        "port" => {
+            return Err(
+                "a rule asks for the port of one end: dport 53 or sport 53, or for either of both in two rules; or use --filter 'port 53'"
+                    .to_owned(),
+            );
+        }
+        "host" | "net" => {
+            return Err(format!(
+                "a rule asks for one end: src {value} or dst {value}, or for either of both in two rules; or use --filter '{key} {value}'"
+            ));
+        }
+        _ => {
+            return Err(format!(
+                "is no condition; there are {KEYS}; pcap-filter(7) goes to --filter"
+            ));
+        }
     }
     Ok(())
 }

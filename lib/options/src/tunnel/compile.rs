@@ -342,7 +342,7 @@ fn given_port(field: &'static str, port: u32) -> Result<Option<u16>, SpecError> 
 fn refused(error: InvalidTunnel) -> SpecError {
     let field = match error {
         InvalidTunnel::Families => "local",
-        InvalidTunnel::Id { .. } | InvalidTunnel::NoId(_) | InvalidTunnel::IdMissing(_) => {
+        InvalidTunnel::Id { .. } | InvalidTunnel::NoId(_) | InvalidTunnel::IdMissing(..) => {
             "send.id"
         }
         InvalidTunnel::Ttl => "send.ttl",

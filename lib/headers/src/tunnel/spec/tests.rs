@@ -27,7 +27,10 @@ fn identifiers_keep_to_the_room_that_the_format_has() {
         for (id, expected) in [
             (Some(0), Ok(())),
             (Some(max), Ok(())),
-            (None, Err(InvalidTunnel::IdMissing(kind.as_str()))),
+            (
+                None,
+                Err(InvalidTunnel::IdMissing(kind.as_str(), kind.id_name())),
+            ),
             (
                 Some(max + 1),
                 Err(InvalidTunnel::Id {

@@ -80,6 +80,7 @@ fn every_option_arrives_in_its_field() {
         filter_vlan: FilterVlan::Exact.into(),
         sample: Some(Sample {
             one_in: 10,
+            kept: 0,
             mode: SampleMode::Flow.into(),
             seed: 7,
         }),
