@@ -36,7 +36,7 @@ pub(crate) struct Args {
     )]
     pub(crate) bpffs: PathBuf,
 
-    /// Copy the traffic of IFACE to a target as in --to; may be repeated. It replaces a kept mirror of the same name.
+    /// Copy the traffic of IFACE to a target as in --to; may be repeated. It replaces a kept mirror of the same name, and ends when it is no longer given.
     #[arg(long, value_name = "IFACE:TARGET", help_heading = "Mirrors")]
     pub(crate) mirror: Vec<MirrorWork>,
 
