@@ -101,6 +101,12 @@ pub(crate) fn remove(job: &MirrorJob, name: &str, spec: &MirrorSpec) {
 
 /// Removes what mirrors that are none of these have left in the kernel. Called once, at start.
 pub(crate) fn sweep(mirrors: &Registry<MirrorJob>) {
+    if !mirrors.state_is_complete() {
+        // A mirror that is not among these may be one whose entry was not understood. The notice about that says what to do.
+        return tracing::warn!(
+            "the state was not understood as a whole; what mirrors have left is left alone"
+        );
+    }
     let job = mirrors.job();
     let left = Folder::open(&job.bpffs).and_then(|root| root.names());
     // Without a bpffs nothing can have been left; the mirrors themselves tell what is wrong.
