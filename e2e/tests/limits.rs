@@ -132,11 +132,13 @@ fn wrong_arguments_are_exit_code_2_without_a_back_trace() {
             .arg(dirs.run())
             .args(args)
             .env("RUST_BACKTRACE", "1")
+            .env("FLUXCAP_STATE_DIR", dirs.state())
             .output()
             .expect("start rxd");
         let text = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{args:?}: {text}");
         assert!(!text.contains("backtrace"), "{args:?}: {text}");
         assert!(!text.contains("_bytes"), "{args:?}: {text}");
+        assert!(!text.contains("--state-dir"), "{args:?}: {text}");
     }
 }

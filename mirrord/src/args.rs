@@ -5,7 +5,7 @@ use fluxcap_options::{
     ClassicArgs, MirrorArgs, MirrorWork, UsageError, default_mirror_name, each_with_its_name,
 };
 use fluxcap_proto::v1::MirrorSpec;
-use fluxcap_service::ServiceArgs;
+use fluxcap_service::{ServiceArgs, from_env};
 use std::path::PathBuf;
 
 const EXAMPLES: &str = "\
@@ -26,17 +26,17 @@ pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) service: ServiceArgs,
 
-    /// Folder in a bpffs where the programs of mirrors are kept while mirrord restarts
+    /// Folder in a bpffs where the programs of mirrors are kept while mirrord restarts [env: FLUXCAP_BPFFS] [default: /sys/fs/bpf/fluxcap]
     #[arg(
         long,
-        env = "FLUXCAP_BPFFS",
         value_name = "DIR",
-        default_value = "/sys/fs/bpf/fluxcap",
+        default_value = from_env("FLUXCAP_BPFFS").unwrap_or("/sys/fs/bpf/fluxcap"),
+        hide_default_value = true,
         help_heading = "Service options"
     )]
     pub(crate) bpffs: PathBuf,
 
-    /// Copy the traffic of IFACE to a target as in --to; may be repeated. It replaces a kept mirror of the same name.
+    /// Copy the traffic of IFACE to a target as in --to; may be repeated. It replaces a kept mirror of the same name, and ends when it is no longer given.
     #[arg(long, value_name = "IFACE:TARGET", help_heading = "Mirrors")]
     pub(crate) mirror: Vec<MirrorWork>,
 

@@ -28,7 +28,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) service: ServiceArgs,
 
-    /// Capture INTERFACES (one, or several with commas) into RING; may be repeated. It replaces a kept capture of the same name.
+    /// Capture INTERFACES (one, or several with commas) into RING; may be repeated. It replaces a kept capture of the same name, and ends when it is no longer given.
     #[arg(long, value_name = "INTERFACES:RING", help_heading = "Captures")]
     pub(crate) capture: Vec<String>,
 

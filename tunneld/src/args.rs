@@ -25,11 +25,11 @@ pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) service: ServiceArgs,
 
-    /// Send RINGS (one, or several with commas) to a far end; may be repeated. It replaces a kept tunnel of the same name.
+    /// Send RINGS (one, or several with commas) to a far end; may be repeated. It replaces a kept tunnel of the same name, and ends when it is no longer given.
     #[arg(long, value_name = "RINGS:KIND:REMOTE", help_heading = "Tunnels")]
     pub(crate) send: Vec<SendWork>,
 
-    /// Receive into a ring, or into those of --map; may be repeated. It replaces a kept tunnel of the same name.
+    /// Receive into a ring, or into those of --map; may be repeated. It replaces a kept tunnel of the same name, and ends when it is no longer given.
     #[arg(long, value_name = "KIND[:RING]", help_heading = "Tunnels")]
     pub(crate) recv: Vec<ReceiveWork>,
 

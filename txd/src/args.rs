@@ -26,7 +26,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) service: ServiceArgs,
 
-    /// Transmit RINGS to INTERFACES (one each, or several with commas); may be repeated. It replaces a kept transmit of the same name.
+    /// Transmit RINGS to INTERFACES (one each, or several with commas); may be repeated. It replaces a kept transmit of the same name, and ends when it is no longer given.
     #[arg(long, value_name = "RINGS:INTERFACES", help_heading = "Transmits")]
     pub(crate) transmit: Vec<String>,
 

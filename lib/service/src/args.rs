@@ -11,6 +11,14 @@ const TMPFS_MAGIC: i64 = 0x0102_1994;
 /// Units give each daemon a directory in it.
 const STATE_DIR: &str = "/var/lib/fluxcap";
 
+/// What a variable of the environment says, as the default of an option; nothing when it is empty. clap's own `env` takes an option for
+/// given when its variable is set, and shows it in the usage line of each error.
+pub fn from_env(variable: &str) -> Option<&'static str> {
+    let value = std::env::var(variable).ok()?;
+    // Once for each command line that is read: that is once.
+    (!value.is_empty()).then(|| &*value.leak())
+}
+
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -24,42 +32,39 @@ pub enum LogFormat {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Service options")]
 pub struct ServiceArgs {
-    /// Directory of the control sockets
+    /// Directory of the control sockets [env: FLUXCAP_RUN_DIR] [default: /run/fluxcap]
     #[arg(
         long,
-        env = "FLUXCAP_RUN_DIR",
         value_name = "DIR",
-        default_value = "/run/fluxcap",
-        hide_env_values = true
+        default_value = from_env("FLUXCAP_RUN_DIR").unwrap_or("/run/fluxcap"),
+        hide_default_value = true
     )]
     pub run_dir: PathBuf,
-    /// Directory of the rings [default: /ram if that is a ramfs or tmpfs, else /run/fluxcap/rings]
+    /// Directory of the rings [env: FLUXCAP_RING_DIR] [default: /ram if that is a ramfs or tmpfs, else /run/fluxcap/rings]
     #[arg(
         long = "ring-dir",
-        env = "FLUXCAP_RING_DIR",
         value_name = "DIR",
-        hide_env_values = true
+        default_value = from_env("FLUXCAP_RING_DIR"),
+        hide_default_value = true
     )]
     pub ring_dir: Option<PathBuf>,
-    /// Directory where specs are kept over a restart [default: /var/lib/fluxcap/ and the daemon's name]
+    /// Directory where specs are kept over a restart [env: FLUXCAP_STATE_DIR] [default: /var/lib/fluxcap/ and the daemon's name]
     #[arg(
         long,
-        env = "FLUXCAP_STATE_DIR",
         value_name = "DIR",
-        default_value = STATE_DIR,
-        hide_default_value = true,
-        hide_env_values = true
+        default_value = from_env("FLUXCAP_STATE_DIR").unwrap_or(STATE_DIR),
+        hide_default_value = true
     )]
     pub state_dir: PathBuf,
     /// Keep nothing over a restart
     #[arg(long)]
     pub ephemeral: bool,
-    /// Least important level that is logged: error, warn, info, debug or trace
+    /// Least important level that is logged: error, warn, info, debug or trace [env: FLUXCAP_LOG] [default: info]
     #[arg(
         long,
-        env = "FLUXCAP_LOG",
         value_name = "LEVEL",
-        default_value = "info",
+        default_value = from_env("FLUXCAP_LOG").unwrap_or("info"),
+        hide_default_value = true,
         value_parser = logging::level
     )]
     pub log_level: String,

@@ -43,7 +43,7 @@ mod units;
 mod watch;
 mod worker;
 
-pub use args::{LogFormat, ServiceArgs, socket_path};
+pub use args::{LogFormat, ServiceArgs, from_env, socket_path};
 pub use counter::Counter;
 pub use daemon::{Daemon, MAX_MESSAGE_BYTES, blocking, main, still_wanted};
 pub use error::{Error, Refusal, causes};

@@ -532,3 +532,32 @@ fn a_spec_that_is_refused_after_a_restart_is_tried_again() {
     });
     registry.stop(Duration::from_secs(5));
 }
+
+#[tokio::test]
+async fn what_nobody_waits_for_any_more_is_not_made() {
+    let registry = registry(None);
+    let (go, gone) = std::sync::mpsc::channel::<()>();
+    let (answer, answered) = std::sync::mpsc::channel();
+    let made = registry.clone();
+    let request = crate::blocking(move || {
+        // The client gives up meanwhile.
+        let _ = gone.recv();
+        let _ = answer.send(made.create("a", spec(1), false).map(drop));
+        Ok(())
+    });
+    let waited = tokio::time::timeout(Duration::from_millis(20), request).await;
+    assert!(waited.is_err());
+    go.send(()).expect("the request goes on");
+    let refused = answered.recv().expect("an answer to nobody");
+    assert!(
+        matches!(refused, Err(Refusal::Unavailable(_))),
+        "{refused:?}"
+    );
+    assert!(registry.list().is_empty());
+    // The next request of that thread is another one.
+    let made = registry.clone();
+    let request = crate::blocking(move || made.create("a", spec(1), false).map(drop));
+    request.await.expect("made");
+    assert_eq!(registry.list().len(), 1);
+    registry.stop(Duration::from_secs(5));
+}
