@@ -131,7 +131,7 @@ mod tests {
             "cisco:",
             ":1m",
             "cisco:1m:block",
-            "Cisco:1m",
+            ".cisco:1m",
             "a:64KB",
             "a/b:1m",
         ] {

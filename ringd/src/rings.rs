@@ -540,8 +540,11 @@ impl Rings {
             .spawn(move || {
                 while !rings.stopping.load(Relaxed) {
                     thread::sleep(TIDY);
-                    let taken = rings.taken();
-                    rings.tidy(rings.budget.left(taken));
+                    // To look at all rings is worth it only when there is something to look after.
+                    if !fluxcap_ring::kept(&rings.dir).is_empty() {
+                        let taken = rings.taken();
+                        rings.tidy(rings.budget.left(taken));
+                    }
                 }
             })?;
         Ok(())

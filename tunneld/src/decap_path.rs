@@ -322,19 +322,20 @@ impl DecapPath {
     /// Enters the packets of a ring into its books, before they are published: a successor must never find more published than
     /// received.
     fn receive(&self, target: &mut Target, entries: &mut [Entry<'_>], first: usize) {
-        let mut received = [0_u32; SOURCES];
+        // By place in the table; those at work have different ones, whatever their numbers.
+        let mut received = [(0_u16, 0_u32); SOURCES];
         let mut at = first;
         while let Some(entry) = entries.get_mut(at) {
             entry.source = target.source(&self.tunnel, entry.address);
-            if let Some(count) = received.get_mut(usize::from(entry.source)) {
-                *count += 1;
-            }
+            let (source, count) = &mut received[usize::from(entry.source) % SOURCES];
+            *source = entry.source;
+            *count += 1;
             at = entry.next;
         }
         let Some(ring) = target.producer() else {
             return;
         };
-        for (source, count) in (0_u16..).zip(received) {
+        for (source, count) in received {
             if count != 0 {
                 ring.source(source).add_received(count.into());
             }

@@ -176,7 +176,7 @@ mod tests {
         assert!(refusal(&sending(&["cisco", "a/b"])).starts_with("rings: "));
         assert!(refusal(&sending(&["a", "a"])).contains("named twice"));
         assert!(refusal(&receiving("", "")).starts_with("map: "));
-        assert!(refusal(&receiving("a", "A")).starts_with("default-ring: "));
+        assert!(refusal(&receiving("a", "A!")).starts_with("default-ring: "));
     }
 
     #[test]

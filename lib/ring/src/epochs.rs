@@ -188,47 +188,67 @@ impl Epoch {
     }
 }
 
-/// The counters of a place, if they add up and end before `end`.
-fn sound(slot: &Slot<'_>, end: u64) -> Option<Account> {
-    let account = slot.account()?;
-    let counted = [
+/// Frames that an account has counted.
+fn counted(account: &Account) -> u64 {
+    let counters = [
         account.delivered,
         account.lapped,
         account.corrupt,
         account.skipped,
     ];
-    let counted = counted.into_iter().fold(0, u64::wrapping_add);
-    let passed = account.next_seq.wrapping_sub(slot.attach_seq());
-    (counted == passed && (1..=end).contains(&account.next_seq)).then_some(account)
+    counters.into_iter().fold(0, u64::wrapping_add)
 }
 
-/// The books of slot `from` of epoch `epoch`, which ends before frame `end`, go on in `to`: what it has not read is lapped. May be done
-/// again when it was done in part.
+/// The counters of a place, if they add up and end before `end`.
+fn sound(slot: &Slot<'_>, end: u64) -> Option<Account> {
+    let account = slot.account()?;
+    let passed = account.next_seq.wrapping_sub(slot.attach_seq());
+    (counted(&account) == passed && (1..=end).contains(&account.next_seq)).then_some(account)
+}
+
+/// Adds the books of slot `from` of epoch `epoch`, which ends before frame `end`, to those in `to`, which is at the beginning of its
+/// epoch: what has not been read is lapped. `to` may have counted what was cut off between the two. May be done again when it was
+/// done in part: all changes in one step, and what must be known before is computed from what has not changed.
 fn pass_on(from: &Slot<'_>, epoch: u64, end: u64, to: &Slot<'_>) {
     let there = to.account().unwrap_or_default();
-    let Some(here) = sound(from, end).filter(|_| there.came_from == 0) else {
+    let Some(here) = sound(from, end).filter(|_| there.came_from != epoch) else {
         return;
     };
-    // What the place has counted already is of epochs that were cut off after this one. If this place has been carried itself, then
-    // this is such an epoch, and everything there comes from here.
-    let (cut_off, came_from) = if from.carried() {
-        (0, here.came_from)
-    } else {
-        (there.lapped, epoch)
-    };
     let passed = end.wrapping_sub(from.attach_seq());
-    to.set_attach_seq(1_u64.wrapping_sub(passed).wrapping_sub(cut_off));
+    to.set_attach_seq(1_u64.wrapping_sub(passed).wrapping_sub(counted(&there)));
+    // Only one of the two can have any: the place that the reader was in.
     for &outcome in Outcome::ALL {
-        to.set_outcome(outcome, from.outcome(outcome));
+        if from.outcome(outcome) > 0 {
+            to.set_outcome(outcome, from.outcome(outcome));
+        }
     }
     let unread = end.wrapping_sub(here.next_seq);
     to.set_account(&Account {
         pos: there.pos,
         next_seq: 1,
-        lapped: here.lapped.wrapping_add(unread).wrapping_add(cut_off),
-        came_from,
-        ..here
+        delivered: there.delivered.wrapping_add(here.delivered),
+        delivered_bytes: there.delivered_bytes.wrapping_add(here.delivered_bytes),
+        lapped: there.lapped.wrapping_add(here.lapped).wrapping_add(unread),
+        corrupt: there.corrupt.wrapping_add(here.corrupt),
+        skipped: there.skipped.wrapping_add(here.skipped),
+        came_from: epoch,
     });
+}
+
+/// Empties places whose books have gone on already, should somebody have been killed before he could do that.
+fn finish_passing(epoch: &Epoch, next: &Epoch) {
+    for slot in epoch.slots().filter(|slot| !epoch.lives(slot)) {
+        let label = slot.label();
+        let mut places = next.slots().filter(|place| place.label() == label);
+        let came = |place: Slot<'_>| {
+            place
+                .account()
+                .is_some_and(|it| it.came_from == epoch.number)
+        };
+        if places.any(came) {
+            slot.vacate();
+        }
+    }
 }
 
 /// Opens what there is, oldest first. Links to the ring that has the name, which a killed creator has left, are removed.
@@ -331,6 +351,11 @@ pub(crate) fn sweep(dir: &RingDir, name: &RingName, bounds: Bounds) -> Result<Ve
     let chain = chain(dir, name, current.as_ref());
     let mut left: Vec<&Epoch> = Vec::new();
     let next = |at: usize| chain.get(at + 1).or(current.as_ref());
+    for (at, epoch) in chain.iter().enumerate() {
+        if let Some(next) = next(at) {
+            finish_passing(epoch, next);
+        }
+    }
     for (at, epoch) in chain.iter().enumerate() {
         match settle(&left, epoch, next(at), false, &mut cut_off)? {
             Settled::Removed => {}
@@ -501,10 +526,13 @@ pub(crate) fn advance(dir: &RingDir, from: &From<'_>) -> Result<Option<Next>, Er
 
 /// Locks the place of `label` in a next epoch: the one that was carried over, or another.
 fn claim(opened: &Opened, name: &RingName, old: &Slot<'_>, label: &str) -> Result<usize, Error> {
-    let same = Slot::new(&opened.shared, old.index());
-    let carried = same.used() && same.carried() && same.label() == label;
-    if carried && slots::lock_place(&opened.readers_file, name, old.index())? {
-        return Ok(old.index());
+    let order = std::iter::once(old.index()).chain(0..SLOTS);
+    for index in order {
+        let slot = Slot::new(&opened.shared, index);
+        let carried = slot.used() && slot.carried() && slot.label() == label;
+        if carried && slots::lock_place(&opened.readers_file, name, index)? {
+            return Ok(index);
+        }
     }
     let claim = slots::claim(
         &opened.shared,

@@ -175,8 +175,8 @@ pub(crate) fn add_published(map: &Mapping, entry: usize, frames: u64) {
 
 /// Counts received frames of a source.
 #[inline]
-pub(crate) fn add_received(map: &Mapping, index: u16, frames: u64) {
-    map.bump(at(usize::from(index)) + RECEIVED, frames);
+pub(crate) fn add_received(map: &Mapping, number: u16, frames: u64) {
+    map.bump(at(entry_of(number)) + RECEIVED, frames);
 }
 
 /// After an unclean end: notes for every source that its counts may be off by what was in flight.

@@ -297,6 +297,21 @@ fn random(state: &mut u64) -> u64 {
     *state
 }
 
+/// Frames that the places of a reader stand for, in all epochs together: what it has passed, and what is ahead of it.
+fn accounted_for(lab: &Lab, label: &str) -> u64 {
+    let mut epochs = Observer::open_earlier(&lab.dir, &lab.name);
+    epochs.push(Observer::open(&lab.dir, &lab.name).expect("open"));
+    let mut sum = 0_u64;
+    for epoch in epochs {
+        let stats = epoch.stats().expect("stats");
+        let end = stats.last_seq + 1;
+        for place in stats.readers.iter().filter(|it| it.label == label) {
+            sum = sum.wrapping_add(end.wrapping_sub(place.attach_seq));
+        }
+    }
+    sum
+}
+
 #[test]
 fn a_thousand_resizes_deletions_and_re_creations_leave_no_frame_uncounted() {
     let lab = Lab::new();
@@ -337,6 +352,15 @@ fn a_thousand_resizes_deletions_and_re_creations_leave_no_frame_uncounted() {
         }
         if turn % 5 == 0 {
             tidy(&lab.dir, &lab.name, u64::MAX).expect("tidied");
+        }
+        if there && turn % 20 == 0 {
+            for label in ["eager", "stopped", "killed"] {
+                assert_eq!(
+                    accounted_for(&lab, label),
+                    generator.sent,
+                    "{label}, turn {turn}"
+                );
+            }
         }
     }
     assert!(deleted > 50, "{deleted}");
@@ -630,6 +654,28 @@ fn a_ring_cut_short_kills_nobody_however_many_are_mapped() {
     }
     assert!(matches!(last.stats(), Err(Error::Poisoned { .. })));
     first.last().expect("there").stats().expect("sound");
+}
+
+#[test]
+fn a_ring_that_is_being_made_is_announced_by_the_living_only() {
+    let lab = Lab::new();
+    let is_being_made = || fluxcap_ring::is_being_made(&lab.dir, &lab.name);
+    assert!(!is_being_made());
+    let announcement = Announcement::new(&lab.dir, &lab.name).expect("nobody else has");
+    assert!(is_being_made());
+    assert!(Announcement::new(&lab.dir, &lab.name).is_none());
+    // The maker need not be the one who has announced it.
+    lab.create(SMALL);
+    assert!(is_being_made());
+    let marker = lab.files().into_iter().find(|it| it.ends_with("~making"));
+    let marker = lab.dir.path().join(marker.expect("a file"));
+    drop(announcement);
+    assert!(!is_being_made());
+    // Of a maker who was killed the file is left, but not its lock.
+    std::fs::write(&marker, "").expect("written");
+    assert!(!is_being_made());
+    lab.resize(LARGE);
+    assert_eq!(lab.files().len(), 2, "{:?}", lab.files());
 }
 
 #[test]

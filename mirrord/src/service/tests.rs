@@ -100,7 +100,7 @@ fn what_a_mirror_keeps_cannot_be_changed() {
 #[test]
 fn what_the_spec_says_wrong_is_told_with_its_field_before_the_kernel_is_asked() {
     let bad = MirrorSpec {
-        ring: "A".into(),
+        ring: "A!".into(),
         ..spec()
     };
     let refused = MirrorJob::create(&mirrors(), "m", bad, false).map(|_| ());

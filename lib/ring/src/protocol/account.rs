@@ -25,7 +25,7 @@ pub struct Account {
     pub corrupt: u64,
     /// Frames passed over on request.
     pub skipped: u64,
-    /// The epoch whose books these counters go on with, 0 when they begin here.
+    /// The epoch whose books were added to these last, 0 when they begin here.
     pub came_from: u64,
 }
 
