@@ -226,3 +226,60 @@ fn the_relay_is_attached_as_the_mirror_is() {
     lab.delete("m");
     assert_eq!(lab.bpffs.names(""), ["tunnels"]);
 }
+
+/// Frames pass, and the mirror sees none of them because of what runs before it.
+#[test]
+fn what_ends_the_way_of_frames_before_a_mirror_is_named() {
+    need_root!();
+    let lab = MirrorLab::new();
+    let sending = Generator::new(1)
+        .rate(200)
+        .endless()
+        .start(&lab.left, "wire");
+    let in_only = |spec: MirrorSpec, attach: Attach| MirrorSpec {
+        attach: attach.into(),
+        direction: Direction::In.into(),
+        ..spec
+    };
+    let blind = |text: &str| {
+        let status = lab.wait_status("m", "it says so", |s| s.reason.contains(text));
+        assert_eq!(status.state(), State::Waiting, "{status:#?}");
+        assert_eq!(status.seen_frames, 0, "{status:#?}");
+        status
+    };
+    let other = Other::attach(&lab, LinkHook::TcxIngress, DROP);
+    let text = format!("TCX program {}", other.id);
+    for attach in [Attach::Unspecified, Attach::Clsact] {
+        lab.mirror("m", in_only(to_device("eth0", "mon0"), attach));
+        let status = blind(&text);
+        assert!(status.reason.contains("--order first"), "{status:#?}");
+        assert!(status.attachments[0].before.contains(&text), "{status:#?}");
+        if attach == Attach::Unspecified {
+            // As advised.
+            let first = ordered("first".to_owned(), Direction::In);
+            lab.update("m", first, &["order"]).expect("it moves");
+            let status = lab.wait_status("m", "frames", |s| s.seen_frames > 0);
+            assert!(status.attachments[0].before.is_empty(), "{status:#?}");
+            lab.wait_state("m", State::Running);
+        }
+        lab.delete("m");
+    }
+    drop(other);
+    // A filter of traffic control before one of ours.
+    lab.tc(&["qdisc", "add", "dev", "eth0", "clsact"]);
+    lab.tc(&[
+        "filter", "add", "dev", "eth0", "ingress", "pref", "7", "protocol", "all", "u32", "match",
+        "u32", "0", "0", "flowid", "1:1",
+    ]);
+    lab.mirror("m", in_only(to_device("eth0", "mon0"), Attach::Clsact));
+    blind("u32 filter with pref 7");
+    lab.tc(&["filter", "del", "dev", "eth0", "ingress", "pref", "7"]);
+    lab.wait_status("m", "frames", |s| s.seen_frames > 0);
+    lab.wait_state("m", State::Running);
+    lab.delete("m");
+    // What is behind it is its own.
+    lab.mirror("m", ordered(String::new(), Direction::In));
+    lab.wait_status("m", "frames", |s| s.seen_frames > 400);
+    assert_eq!(lab.status("m").state(), State::Running);
+    sending.stop();
+}

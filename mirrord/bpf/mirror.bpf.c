@@ -136,7 +136,9 @@ static __always_inline int pass(struct __sk_buff *skb, __u32 direction)
 	if (!count || !packet)
 		return NEXT;	/* cannot be: they have entries */
 	COUNT(seen);
-	if (skb->mark & mark) {
+	if (direction == DIRECTION_OUT)
+		COUNT(seen_out);
+	if (goes_round(skb->mark)) {
 		COUNT(drops[DROP_LOOP_GUARD]);
 		return NEXT;
 	}

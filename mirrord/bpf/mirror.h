@@ -15,11 +15,11 @@
 #include "rules.h"
 
 #define MAX_DEVICES 16
-#define DROPS 32		/* room for reasons */
+#define DROPS 31		/* room for reasons */
 
 /* Why a copy was not made. The names are in mirrord/src/counters.rs, in this order. */
 enum drop {
-	DROP_LOOP_GUARD,	/* is a copy itself: marked, or of an own tunnel */
+	DROP_LOOP_GUARD,	/* is a copy itself: marked, or of an own tunnel; or is from the ring that it would go into */
 	DROP_EXPIRED,		/* the mirror's time is over */
 	DROP_FUSE,		/* the mirror has switched itself off */
 	DROP_NO_MEMORY,		/* none for the clone */
@@ -51,6 +51,7 @@ struct counters {
 	__u64 rate_limited;
 	__u64 truncated;	/* of the mirrored ones */
 	__u64 drops[DROPS];
+	__u64 seen_out;		/* of those seen, the ones that the host sends */
 };
 
 struct {
@@ -194,6 +195,7 @@ static __always_inline int own_tunnel(const struct packet *packet)
 
 /* Set by mirrord before the programs are loaded. */
 const volatile __u32 mark = 0x40000000;	/* bit of the mark of copies */
+const volatile __u32 origin = 0;	/* mark of what is sent from the ring that is filled; 0: it may come again */
 const volatile __u32 device_count = 0;
 const volatile __u32 to_ring = 0;	/* XDP: into the buffer, too */
 const volatile __u32 relayed = 0;	/* the only device has a relay program, which counts what becomes of copies */
@@ -208,6 +210,22 @@ const volatile __u64 burst_ticks = 0;
 const volatile __u64 fuse_errors = 0;	/* in a second; 0: no limit */
 const volatile __u64 fuse_frames = 0;
 const volatile __u64 fuse_bytes = 0;
+
+/* What the mark tells of frames that rings were sent with; lib/socket/src/origin.rs has the same. */
+#define ORIGIN_MASK 0x3fffffffu
+#define ORIGIN_SENT 0x20000000u
+#define ORIGIN_SEVERAL 0x30000000u
+
+/* Whether a frame with this mark would go round: it is a copy already, or from the ring that copies go into. */
+static __always_inline int goes_round(__u32 frame_mark)
+{
+	__u32 from = frame_mark & ORIGIN_MASK;
+
+	/* A bit for copies that is among those of origins says nothing of frames that have one. */
+	if (frame_mark & mark && !(mark & ORIGIN_MASK && from & ORIGIN_SENT))
+		return 1;
+	return origin && (from == origin || from == ORIGIN_SEVERAL);
+}
 
 #define TICK 16			/* in a nanosecond */
 #define SECOND 1000000000ULL

@@ -1,7 +1,7 @@
 //! A program at an interface: by a link of TCX, or as a filter of traffic control where the kernel has no TCX (before 6.6).
 
 use fluxcap_proto::v1::{Attach, MirrorSpec};
-use fluxcap_socket::{BpfLink, LinkHook, LinkOrder, TcFilter, TcHook, TrafficControl};
+use fluxcap_socket::{BpfLink, Link, LinkHook, LinkOrder, TcFilter, TcHook, TrafficControl};
 
 use crate::error::{Error, errno};
 use crate::known::KnownLinks;
@@ -228,6 +228,39 @@ impl Site<'_> {
         }
     }
 
+    /// The programs and filters that a frame meets before this attachment, in that order. `own` are programs of other mirrors, which end
+    /// nobody's way.
+    pub(crate) fn before(
+        &mut self,
+        attachment: &Attachment,
+        link: &Link,
+        own: &[u32],
+    ) -> Result<Vec<String>, Error> {
+        let mut before = Vec::new();
+        if attachment.way == Way::In && link.xdp_program != 0 {
+            before.push(format!("XDP program {}", link.xdp_program));
+        }
+        let programs = match BpfLink::attached(self.ifindex, attachment.way.tcx()) {
+            // A kernel without TCX.
+            Err(error) if errno(&error) == Some(libc::EINVAL) => Vec::new(),
+            done => done?,
+        };
+        let programs = programs.iter().map(|it| it.program_id);
+        let earlier = programs.take_while(|id| *id != attachment.program_id);
+        let others = earlier.filter(|id| !own.contains(id));
+        before.extend(others.map(|id| format!("TCX program {id}")));
+        if let Hold::Filter(ours) = &attachment.hold {
+            let filters = self.tc.filters(self.ifindex, attachment.way.tc())?;
+            let earlier = filters.iter().take_while(|filter| !is_same(filter, ours));
+            let others = earlier.filter(|filter| !own.contains(&filter.program_id));
+            before.extend(
+                others
+                    .map(|filter| format!("{} filter with pref {}", filter.kind, filter.priority)),
+            );
+        }
+        Ok(before)
+    }
+
     /// Takes a program off its interface.
     pub(crate) fn detach(&mut self, attachment: &Attachment) -> Result<(), Error> {
         match &attachment.hold {
@@ -271,6 +304,7 @@ fn filter(mirror: &str) -> TcFilter {
     TcFilter {
         priority: PRIORITY,
         handle: u32::from_ne_bytes([a, b, c, d]).max(1),
+        kind: "bpf".to_owned(),
         name: format!("fluxcap mirror {mirror}"),
         program_id: 0,
     }

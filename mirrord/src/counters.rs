@@ -11,6 +11,7 @@ use fluxcap_ring::DropReason;
 
 use crate::error::Error;
 use crate::pins::Folder;
+use crate::program::Way;
 
 /// Names of `enum drop`, in its order.
 const DROPS: [&str; 20] = [
@@ -39,8 +40,8 @@ const DROPS: [&str; 20] = [
 /// The reason of copies that found no room on their way to user space.
 const BUFFER_FULL: &str = "buffer_full";
 
-/// Words of `struct counters`: eight, and a place for each reason.
-const WORDS: usize = 8 + 32;
+/// Words of `struct counters`: eight, a place for each reason, and one.
+const WORDS: usize = 8 + 31 + 1;
 /// Words of `struct state`.
 const STATE_WORDS: usize = 10;
 
@@ -49,6 +50,15 @@ const STATE_WORDS: usize = 10;
 pub(crate) struct Totals([u64; WORDS]);
 
 impl Totals {
+    /// Frames that passed the program, by [`Way`].
+    pub(crate) fn seen(&self, way: Way) -> u64 {
+        let out = self.0[WORDS - 1];
+        match way {
+            Way::In => self.0[0].saturating_sub(out),
+            Way::Out => out,
+        }
+    }
+
     /// Copies made, those that user space did not want included.
     pub(crate) fn mirrored(&self) -> u64 {
         self.0[2]
@@ -216,6 +226,7 @@ impl Books {
             rate_limited,
             truncated,
             drops @ ..,
+            _,
         ] = &totals;
         status.seen_frames = *seen;
         // The packets that a giant is cut into are counted when they come: until then it is one too few.

@@ -12,7 +12,7 @@ use fluxcap_datapath::ring_advice;
 use fluxcap_headers::{VlanTag, WireFrame, complete_checksum, has_partial_checksum};
 use fluxcap_proto::v1::MirrorSpec;
 use fluxcap_ring::{
-    Burst, Direction, DropReason, Flags, Meta, Producer, RingDir, RingName, record_size,
+    Burst, Direction, DropReason, Flags, Meta, Place, Producer, RingDir, RingName, record_size,
 };
 use fluxcap_service::realtime_ns;
 
@@ -95,6 +95,8 @@ pub(crate) struct Events {
     drained: Drained,
     dir: RingDir,
     ring: Option<(Producer, u16)>,
+    /// The interface as the ring shall have it; none while nothing comes from there.
+    place: Option<Place>,
     /// Why there is no ring.
     pub(crate) absent: String,
     name: String,
@@ -106,6 +108,11 @@ pub(crate) struct Events {
     /// Time of the frame before.
     latest_ns: u64,
     scratch: Vec<u8>,
+}
+
+/// The name under which rings know a mirror.
+pub(crate) fn holder(mirror: &str) -> String {
+    format!("mirrord {mirror}")
 }
 
 /// A ring buffer; the loader's own type cannot be printed.
@@ -146,9 +153,10 @@ impl Events {
             books,
             dir: dir.clone(),
             ring: None,
+            place: None,
             absent: String::new(),
             name: String::new(),
-            label: format!("mirrord {mirror}"),
+            label: holder(mirror),
             source: String::new(),
             snaplen: 0,
             ethernet: true,
@@ -160,6 +168,7 @@ impl Events {
     /// Takes what the spec says: ring, length of copies.
     pub(crate) fn apply(&mut self, spec: &MirrorSpec, ethernet: bool) {
         if self.name != spec.ring || self.source != spec.interface {
+            self.set_place(None);
             self.leave_ring();
             self.name.clone_from(&spec.ring);
             self.source.clone_from(&spec.interface);
@@ -188,6 +197,7 @@ impl Events {
         });
         match opened {
             Ok(ring) => {
+                ring.0.source(ring.1).set_place(self.place);
                 tracing::info!(ring = %self.name, epoch = ring.0.info().epoch, "writing to ring");
                 self.absent.clear();
                 self.ring = Some(ring);
@@ -198,6 +208,22 @@ impl Events {
                 false
             }
         }
+    }
+
+    /// Notes in the ring which interface fills it, for those who look for loops.
+    pub(crate) fn set_place(&mut self, place: Option<Place>) {
+        if self.place == place {
+            return;
+        }
+        self.place = place;
+        if let Some((ring, source)) = &self.ring {
+            ring.source(*source).set_place(place);
+        }
+    }
+
+    /// Whether others can see from the ring which interface fills it.
+    pub(crate) fn is_noted(&self) -> bool {
+        self.ring.is_some() && self.place.is_some()
     }
 
     fn leave_ring(&mut self) {

@@ -4,11 +4,14 @@
 //! moment there is at most one program of a mirror for each way of an interface: a link that has no name yet ends with the process
 //! that made it, a link with a name and a filter are found by that.
 
+mod unseen;
+
 use std::time::Instant;
 
 use aya::maps::{Array, MapData};
 use fluxcap_proto::v1::{self, Direction, MirrorAttachment, MirrorSpec};
-use fluxcap_socket::{Link, TrafficControl};
+use fluxcap_ring::RingDir;
+use fluxcap_socket::{Link, LinkWatch, TrafficControl};
 use prost::Message;
 
 use crate::attach::{Attachment, Site};
@@ -16,8 +19,10 @@ use crate::counters::{self, Books};
 use crate::error::Error;
 use crate::job::MirrorJob;
 use crate::known::KnownLinks;
+use crate::loops;
 use crate::pins::Folder;
 use crate::program::{self, Generation, OWN, Places, Plan, Way, hash, own_pin};
+use crate::sight::Sight;
 use crate::target::Outlet;
 
 /// Version of the maps' layouts: maps of another one are not taken over.
@@ -44,7 +49,7 @@ pub(crate) struct Meta {
 
 impl Meta {
     /// What a generation for this spec at this interface is noted as.
-    pub(crate) fn new(spec: &MirrorSpec, link: &Link, owner: u64) -> Meta {
+    pub(crate) fn new(spec: &MirrorSpec, link: &Link, owner: u64, origin: u32) -> Meta {
         let of_kernel = MirrorSpec {
             scheduling: None,
             lifetime_ms: 0,
@@ -53,7 +58,7 @@ impl Meta {
         let parts = |part: MirrorSpec| hash(&part.encode_to_vec());
         Meta {
             layout: LAYOUT,
-            whole: parts(of_kernel) ^ program::object_hash(),
+            whole: parts(of_kernel) ^ program::object_hash() ^ hash(&origin.to_ne_bytes()),
             place: parts(MirrorSpec {
                 attach: spec.attach,
                 order: spec.order.clone(),
@@ -142,6 +147,11 @@ impl Meta {
     }
 }
 
+/// The mark of frames that must not come into the ring of a mirror, because they are from there; 0: all may.
+pub(crate) fn origin(rings: &RingDir, spec: &MirrorSpec) -> u32 {
+    loops::guard(rings, "", spec).map_or(0, |guard| guard.origin().mark())
+}
+
 /// How often a program was attached again, and how long there was none.
 #[derive(Debug, Default)]
 struct History {
@@ -158,6 +168,7 @@ pub(crate) struct Installed {
     root: Folder,
     folder: Folder,
     known: KnownLinks,
+    rings: RingDir,
     tc: TrafficControl,
     persistent: bool,
     /// Of this mirrord, see [`Meta::owner`].
@@ -169,6 +180,10 @@ pub(crate) struct Installed {
     /// By way.
     history: [History; 2],
     outlets: Vec<Outlet>,
+    sight: Sight,
+    /// By way: what runs before the program there. Looked at now and then.
+    before: [Vec<String>; 2],
+    looked_before: Option<Instant>,
 }
 
 impl Installed {
@@ -182,6 +197,7 @@ impl Installed {
             root,
             folder,
             known: KnownLinks::new(&job.known, name, &job.bpffs),
+            rings: job.rings.clone(),
             tc: TrafficControl::open()?,
             persistent,
             owner: job.owner,
@@ -190,6 +206,9 @@ impl Installed {
             attachments: Vec::new(),
             history: Default::default(),
             outlets: Vec::new(),
+            sight: Sight::default(),
+            before: Default::default(),
+            looked_before: None,
         };
         if !persistent || meta.layout != LAYOUT {
             installed.wipe()?;
@@ -227,7 +246,7 @@ impl Installed {
         outlets: &[Outlet],
         relayed: bool,
     ) -> Result<Change, Error> {
-        let wanted = Meta::new(spec, link, self.owner);
+        let wanted = Meta::new(spec, link, self.owner, origin(&self.rings, spec));
         let ways = ways(spec);
         self.persistent = persistent;
         if !self.meta.serves(&wanted) {
@@ -252,6 +271,28 @@ impl Installed {
             self.attach(spec, link, way)?;
         }
         Ok(change)
+    }
+
+    /// Another device has the name: the programs at the one before come off.
+    pub(crate) fn leave(
+        &mut self,
+        spec: &MirrorSpec,
+        links: &mut LinkWatch,
+        now: &Link,
+    ) -> Result<(), Error> {
+        let before = u32::try_from(self.meta.ifindex).unwrap_or(0);
+        if before == 0 || before == now.index {
+            return Ok(());
+        }
+        if let Some(before) = links.find_index(before)? {
+            self.detach(spec, &before)?;
+            for way in ways(spec) {
+                history(&mut self.history, way)
+                    .missing
+                    .get_or_insert_with(Instant::now);
+            }
+        }
+        Ok(())
     }
 
     /// The interface is gone, and the programs with it.
@@ -296,6 +337,7 @@ impl Installed {
             ethernet: link.ethernet,
             outlets,
             relayed,
+            origin: origin(&self.rings, spec),
             ways,
         };
         let places = Places {
@@ -499,6 +541,7 @@ impl Installed {
                 shown.how = found.how().to_owned();
                 shown.program_id = found.program_id;
                 shown.link_id = found.link_id;
+                shown.before = self.before[way as usize].clone();
             }
             shown
         };

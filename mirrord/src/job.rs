@@ -1,12 +1,15 @@
 //! A mirror as a worker: what its spec has to be, and what of it cannot be changed.
 
+use crate::loops;
 use crate::mirror;
+use crate::program::boottime_ns;
 use crate::stats::MirrorLive;
 use fluxcap_options::validate_mirror;
 use fluxcap_proto::v1::{Direction, Hook, MirrorSpec};
 use fluxcap_ring::{RingDir, RingName};
 use fluxcap_service::{Job, Refusal, Registry, Worker, realtime_ns};
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 /// The worker of a mirror.
 pub(crate) type MirrorWorker = Worker<MirrorSpec, MirrorLive>;
@@ -47,6 +50,10 @@ impl Job for MirrorJob {
         }
     }
 
+    fn admit(&self, name: &str, spec: &MirrorSpec) -> Result<(), Refusal> {
+        loops::admit(&self.rings, name, spec)
+    }
+
     fn run(&self, worker: &MirrorWorker) {
         mirror::run(self, worker);
     }
@@ -72,21 +79,57 @@ pub(crate) fn fill_in(spec: &mut MirrorSpec) {
 
 /// Sets the time at which a mirror ends.
 pub(crate) fn start_lifetime(spec: &mut MirrorSpec) {
-    spec.expires_ns = match spec.lifetime_ms {
+    let lifetime = spec.lifetime_ms.saturating_mul(1_000_000);
+    let after = |now: u64| match lifetime {
         0 => 0,
-        ms => realtime_ns().saturating_add(ms.saturating_mul(1_000_000)),
+        ns => now.saturating_add(ns),
     };
+    spec.expires_ns = after(realtime_ns());
+    spec.expires_boottime_ns = after(boottime_ns());
+    spec.boot_id = match lifetime {
+        0 => String::new(),
+        _ => boot_id().to_owned(),
+    };
+}
+
+/// What tells this boot from others; empty where the system does not say.
+fn boot_id() -> &'static str {
+    static ID: LazyLock<String> = LazyLock::new(|| {
+        let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+        id.map(|id| id.trim().to_owned()).unwrap_or_default()
+    });
+    &ID
+}
+
+/// How long a mirror still has, in nanoseconds; none: for ever. The clock that goes on evenly says so, for somebody may set the other one. After a
+/// boot only that one is left; where boots cannot be told apart, the end must not be further away than it ever was.
+pub(crate) fn time_left(spec: &MirrorSpec) -> Option<u64> {
+    left_at(spec, realtime_ns(), boottime_ns(), boot_id())
+}
+
+fn left_at(spec: &MirrorSpec, realtime: u64, boottime: u64, boot: &str) -> Option<u64> {
+    if spec.expires_ns == 0 {
+        return None;
+    }
+    let even = spec.expires_boottime_ns.saturating_sub(boottime);
+    let longest = spec.lifetime_ms.saturating_mul(1_000_000);
+    Some(match spec.expires_boottime_ns {
+        1.. if spec.boot_id == boot && even <= longest => even,
+        _ => spec.expires_ns.saturating_sub(realtime).min(longest),
+    })
 }
 
 /// Whether the time of a mirror is over.
 pub(crate) fn is_over(spec: &MirrorSpec) -> bool {
-    spec.expires_ns != 0 && realtime_ns() >= spec.expires_ns
+    time_left(spec) == Some(0)
 }
 
 /// Whether two specs are equal but for the time at which the mirror ends, which clients do not set.
 pub(crate) fn same_request(a: &MirrorSpec, b: &MirrorSpec) -> bool {
     MirrorSpec {
         expires_ns: b.expires_ns,
+        expires_boottime_ns: b.expires_boottime_ns,
+        boot_id: b.boot_id.clone(),
         ..a.clone()
     } == *b
 }
@@ -189,7 +232,37 @@ mod tests {
         assert!(!same_request(&first, &later));
         first.lifetime_ms = 0;
         start_lifetime(&mut first);
-        assert_eq!(first.expires_ns, 0);
+        assert_eq!((first.expires_ns, first.expires_boottime_ns), (0, 0));
+    }
+
+    #[test]
+    fn a_step_of_the_clock_does_not_end_a_mirror_and_a_boot_does_not_keep_it() {
+        const S: u64 = 1_000_000_000;
+        let ends = MirrorSpec {
+            lifetime_ms: 600_000,
+            expires_ns: 10_000 * S,
+            expires_boottime_ns: 900 * S,
+            boot_id: "a".into(),
+            ..MirrorSpec::default()
+        };
+        // Set back and forth by a day.
+        for realtime in [0, 9_700 * S, 96_400 * S] {
+            assert_eq!(left_at(&ends, realtime, 600 * S, "a"), Some(300 * S));
+        }
+        assert_eq!(left_at(&ends, 0, 900 * S, "a"), Some(0));
+        // After a boot the even clock begins again.
+        assert_eq!(left_at(&ends, 9_900 * S, 20 * S, "a"), Some(100 * S));
+        assert_eq!(left_at(&ends, 10_001 * S, 20 * S, "a"), Some(0));
+        assert_eq!(left_at(&ends, 9_900 * S, 600 * S, "b"), Some(100 * S));
+        // The clock is wrong: not for longer than was asked for.
+        assert_eq!(left_at(&ends, 0, 20 * S, "a"), Some(600 * S));
+        // Of an earlier version.
+        let old = MirrorSpec {
+            expires_boottime_ns: 0,
+            ..ends
+        };
+        assert_eq!(left_at(&old, 9_700 * S, 600 * S, "a"), Some(300 * S));
+        assert_eq!(left_at(&MirrorSpec::default(), 1, 1, "a"), None);
     }
 
     #[test]

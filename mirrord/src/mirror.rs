@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fluxcap_datapath::Placement;
+use fluxcap_datapath::{Device, Placement};
 use fluxcap_proto::v1::{self, Hook, Latency, MirrorOutput, MirrorSpec, MirrorStatus};
 use fluxcap_service::{Notices, Refusal, Registry, State};
 use fluxcap_socket::{LinkWatch, poll, trim_memory};
@@ -13,9 +13,10 @@ use crate::attach::check_order;
 use crate::counters::reader;
 use crate::error::Error;
 use crate::events::{Events, Turn};
-use crate::installed::{Change, Installed, Meta, ways};
+use crate::installed::{self, Change, Installed, Meta, ways};
 use crate::job::{MirrorJob, MirrorWorker, is_over};
 use crate::known::{self, KnownLinks};
+use crate::loops::{self, LoopWatch};
 use crate::overlay;
 use crate::pins::{Folder, unescape};
 use crate::program::{Generation, Plan, Way};
@@ -70,6 +71,7 @@ fn try_check(job: &MirrorJob, spec: &MirrorSpec) -> Result<(), Error> {
         ethernet: source.is_none_or(|link| link.ethernet),
         outlets: &outlets,
         relayed: target.relayed(),
+        origin: installed::origin(&job.rings, spec),
         ways: &ways(spec),
     };
     let checked = Generation::load(plan, None).map(drop);
@@ -175,10 +177,13 @@ struct Mirror<'w> {
     generation: u64,
     spec: MirrorSpec,
     links: LinkWatch,
+    /// The interface that is mirrored.
+    device: Device,
     target: Box<dyn Target>,
     installed: Option<Installed>,
     events: Option<Events>,
     placement: Placement,
+    loops: LoopWatch,
     /// When everything was looked at last; `None`: now is the time.
     looked: Option<Instant>,
 }
@@ -192,10 +197,12 @@ impl<'w> Mirror<'w> {
             generation,
             target: target(&spec, Some(home(job, worker.name(), &spec))),
             links: LinkWatch::open()?,
+            device: Device::default(),
             installed: None,
             events: None,
             placement: Placement::new(Latency::Normal, spec.scheduling.as_ref()),
             spec: MirrorSpec::clone(&spec),
+            loops: LoopWatch::default(),
             looked: None,
         })
     }
@@ -267,18 +274,28 @@ impl<'w> Mirror<'w> {
     }
 
     fn install(&mut self, installed: &mut Installed, persistent: bool) -> Result<Change, Error> {
-        let Some(link) = self.links.find(&self.spec.interface)? else {
+        let Some(link) = self.device.look(&self.spec.interface, &mut self.links)? else {
             installed.interface_gone();
             return Err(Error::NoInterface(self.spec.interface.clone()));
         };
         // The target comes after this: what is hidden needs it as it is.
         installed.look_for_hidden(&self.spec, &link)?;
+        let guard = loops::guard(&self.job.rings, self.worker.name(), &self.spec);
+        let checked = self
+            .loops
+            .check(guard, &link, self.generation, self.events.as_mut());
+        if let Err(looped) = checked {
+            installed.detach(&self.spec, &link)?;
+            return Err(looped);
+        }
         let outlets = self.target.refresh(&mut self.links, &link)?;
         let relayed = self.target.relayed();
+        installed.leave(&self.spec, &mut self.links, &link)?;
         let change = installed.ensure(&self.spec, persistent, &link, &outlets, relayed)?;
         if let Some(events) = &mut self.events {
             events.apply(&self.spec, link.ethernet);
         }
+        installed.watch(&self.spec, &link)?;
         Ok(change)
     }
 
@@ -302,8 +319,13 @@ impl<'w> Mirror<'w> {
         let folder = installed_folder(&self.installed)?;
         let books = crate::counters::Books::open(folder)?;
         let mut events = Events::open(folder, books, &self.job.rings, self.worker.name())?;
-        let link = self.links.find(&self.spec.interface)?;
-        events.apply(&self.spec, link.is_none_or(|link| link.ethernet));
+        let link = self.device.look(&self.spec.interface, &mut self.links)?;
+        events.apply(&self.spec, link.as_ref().is_none_or(|link| link.ethernet));
+        if let Some(link) = &link {
+            let guard = loops::guard(&self.job.rings, self.worker.name(), &self.spec);
+            self.loops.note(guard, link, &mut events);
+        }
+        events.open_ring();
         self.events = Some(events);
         Ok(())
     }
@@ -391,7 +413,7 @@ impl<'w> Mirror<'w> {
             Some(installed) => installed,
             None => Installed::open(self.job, self.worker.name(), true)?,
         };
-        if let Some(link) = self.links.find(&self.spec.interface)? {
+        if let Some(link) = self.device.look(&self.spec.interface, &mut self.links)? {
             installed.detach(&self.spec, &link)?;
         }
         if let Ok(books) = installed.books() {
@@ -409,6 +431,9 @@ impl<'w> Mirror<'w> {
         let mut reasons: Vec<String> = missing.into_iter().collect();
         if let Some(installed) = &self.installed {
             details.attachments = installed.show(&self.spec);
+            let (waits, remarks) = installed.unseen(&self.spec);
+            reasons.extend(waits);
+            details.remarks = remarks;
             let blown = installed
                 .books()
                 .and_then(|books| books.limits())
@@ -437,8 +462,19 @@ impl<'w> Mirror<'w> {
                 reasons.push(self.placement.remark().to_owned());
             }
         }
+        details.device_changes = self.device.changes();
+        details.remarks.extend(self.remarks());
         self.worker.live().set_details(details);
         self.worker.set_state(state, reasons.join("; "));
+    }
+
+    /// What is worth knowing and no state.
+    fn remarks(&self) -> Vec<String> {
+        let device = Some(self.device.remark().to_owned());
+        device
+            .filter(|remark| !remark.is_empty())
+            .into_iter()
+            .collect()
     }
 
     fn outputs(&self) -> Vec<MirrorOutput> {
@@ -478,7 +514,10 @@ impl<'w> Mirror<'w> {
             self.target.remove();
         }
         self.drain(Instant::now() + DRAIN);
-        if let Some(events) = self.events.take() {
+        if let Some(mut events) = self.events.take() {
+            if self.worker.deleting() {
+                events.set_place(None);
+            }
             events.close();
         }
         if !persistent

@@ -10,11 +10,11 @@ use aya::{Ebpf, EbpfLoader};
 use fluxcap_headers::{Filter, Sampler, TailCalls};
 use fluxcap_options::mirror_filter;
 use fluxcap_proto::v1::{MirrorFuse, MirrorRate, MirrorSpec, SampleMode};
-use fluxcap_service::realtime_ns;
 use fluxcap_socket::Classifier;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::error::Error;
+use crate::job::time_left;
 use crate::pins::Folder;
 use crate::rules::Tables;
 use crate::target::{MAX_DEVICES, Outlet};
@@ -107,6 +107,8 @@ pub(crate) struct Plan<'s> {
     /// Where copies go at first.
     pub(crate) outlets: &'s [Outlet],
     pub(crate) relayed: bool,
+    /// Mark of frames from the ring that is filled; 0: they may come again.
+    pub(crate) origin: u32,
     pub(crate) ways: &'s [Way],
 }
 
@@ -348,6 +350,7 @@ impl Settings {
         settings.words = vec![
             ("l2_len", if plan.ethernet { 14 } else { 0 }),
             ("mark", mark(spec)),
+            ("origin", plan.origin),
             ("device_count", outlets),
             ("relayed", u32::from(plan.relayed)),
             ("snaplen", spec.snaplen),
@@ -358,8 +361,7 @@ impl Settings {
         settings.add_sample(spec);
         settings.add_rate(&spec.rate.unwrap_or_default());
         settings.add_fuse(&spec.fuse.unwrap_or_default());
-        if spec.expires_ns != 0 {
-            let left = spec.expires_ns.saturating_sub(realtime_ns());
+        if let Some(left) = time_left(spec) {
             settings
                 .longs
                 .push(("expires", boottime_ns().saturating_add(left.max(1))));

@@ -90,6 +90,8 @@ impl Resource for MirrorJob {
             ));
         }
         spec.expires_ns = old.expires_ns;
+        spec.expires_boottime_ns = old.expires_boottime_ns;
+        spec.boot_id.clone_from(&old.boot_id);
         if paths.is_empty() || paths.iter().any(|path| path == "lifetime_ms") {
             start_lifetime(&mut spec);
         }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use fluxcap_datapath::Device;
 use fluxcap_proto::v1::{self, MirrorOutput, MirrorSpec};
 use fluxcap_socket::{Link, LinkWatch};
 
@@ -122,6 +123,7 @@ impl Target for Ring {
 /// Interfaces of this host.
 pub(crate) struct Devices {
     names: Vec<String>,
+    devices: Vec<Device>,
     states: Vec<(v1::State, String)>,
 }
 
@@ -129,6 +131,7 @@ impl Devices {
     pub(crate) fn new(spec: &MirrorSpec) -> Devices {
         Devices {
             names: spec.devices.iter().map(|d| d.name.clone()).collect(),
+            devices: vec![Device::default(); spec.devices.len()],
             states: Vec::new(),
         }
     }
@@ -138,8 +141,8 @@ impl Target for Devices {
     fn refresh(&mut self, links: &mut LinkWatch, source: &Link) -> Result<Vec<Outlet>, Error> {
         let mut outlets = Vec::with_capacity(self.names.len());
         self.states.clear();
-        for name in &self.names {
-            let found = links.find(name)?;
+        for (name, device) in self.names.iter().zip(&mut self.devices) {
+            let found = device.look(name, links)?;
             let (outlet, state) = judge(name, found.as_ref(), source)?;
             outlets.push(outlet);
             self.states.push(state);

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use aya::Ebpf;
 use aya::maps::{MapData, PerCpuArray};
-use fluxcap_datapath::Placement;
+use fluxcap_datapath::{Device, Placement};
 use fluxcap_proto::v1::{self, Latency, MirrorAttachment, MirrorOutput, MirrorSpec, MirrorStatus};
 use fluxcap_service::State;
 use fluxcap_socket::{BpfLink, Link, LinkHook, LinkOrder, LinkWatch, poll, trim_memory};
@@ -34,6 +34,7 @@ use crate::error::{Error, errno};
 use crate::events::{Events, Turn};
 use crate::installed::{LAYOUT, Meta};
 use crate::job::{MirrorJob, MirrorWorker, is_over};
+use crate::loops::{self, LoopWatch};
 use crate::pins::Folder;
 
 /// Name of the link: that of a program for what arrives.
@@ -62,7 +63,10 @@ pub(crate) fn run(job: &MirrorJob, worker: &MirrorWorker) {
         worker.live().set_done(generation);
         wait(worker, mirror.as_mut());
     }
-    if let Some(mirror) = mirror {
+    if let Some(mut mirror) = mirror {
+        if let Some(events) = mirror.events.as_mut().filter(|_| worker.deleting()) {
+            events.set_place(None);
+        }
         mirror.end();
     }
 }
@@ -134,7 +138,7 @@ fn turn(job: &MirrorJob, worker: &MirrorWorker, mirror: &mut Option<Mirror>) -> 
     };
     // The look at all interfaces that follows sees what has happened.
     mirror.links.drain(|_| ())?;
-    let Some(input) = mirror.links.find(&spec.interface)? else {
+    let Some(input) = mirror.device.look(&spec.interface, &mut mirror.links)? else {
         mirror.lost_input();
         show(worker, mirror, None);
         return Err(Error::NoInterface(spec.interface.clone()));
@@ -146,10 +150,24 @@ fn turn(job: &MirrorJob, worker: &MirrorWorker, mirror: &mut Option<Mirror>) -> 
         )));
     }
     mirror.kept = is_kept(job, &spec);
+    let guard = loops::guard(&job.rings, worker.name(), &spec);
+    let checked = mirror
+        .loops
+        .check(guard, &input, generation, mirror.events.as_mut());
+    if let Err(looped) = checked {
+        mirror.detach()?;
+        show(worker, mirror, None);
+        return Err(looped);
+    }
     let loaded = mirror.loaded.as_ref().map(|loaded| loaded.generation);
     if loaded != Some(generation) {
         mirror.load(&spec, &input, generation)?;
         mirror.open_events(job, worker.name(), &spec)?;
+        if let Some(events) = &mut mirror.events {
+            let guard = loops::guard(&job.rings, worker.name(), &spec);
+            mirror.loops.note(guard, &input, events);
+            events.open_ring();
+        }
         mirror
             .placement
             .apply(Latency::Normal, spec.scheduling.as_ref());
@@ -195,6 +213,7 @@ fn is_kept(job: &MirrorJob, spec: &MirrorSpec) -> bool {
 struct Mirror {
     folder: Folder,
     links: LinkWatch,
+    device: Device,
     /// Programs stay when this process ends.
     kept: bool,
     /// Of this mirrord, see [`Meta::owner`].
@@ -203,6 +222,7 @@ struct Mirror {
     link: Option<BpfLink>,
     events: Option<Events>,
     placement: Placement,
+    loops: LoopWatch,
     /// What the driver had against the program.
     unwilling: String,
     reattached: u64,
@@ -231,12 +251,14 @@ impl Mirror {
         Ok(Mirror {
             folder,
             links: LinkWatch::open()?,
+            device: Device::default(),
             kept,
             owner: job.owner,
             loaded: None,
             link: None,
             events: None,
             placement: Placement::new(Latency::Normal, None),
+            loops: LoopWatch::default(),
             unwilling: String::new(),
             reattached: 0,
             gap: Duration::ZERO,
@@ -248,7 +270,7 @@ impl Mirror {
     fn load(&mut self, spec: &MirrorSpec, input: &Link, generation: u64) -> Result<(), Error> {
         let (before, wanted) = (
             Meta::read(&self.folder)?,
-            Meta::new(spec, input, self.owner),
+            Meta::new(spec, input, self.owner, 0),
         );
         if before.devices != wanted.devices {
             for name in ["output_frames", "unsent", drops::PIN] {

@@ -2,6 +2,7 @@
 
 use crate::input::Input;
 use crate::lane::{Crew, Lane, MAX_INTERFACES, Schedule, TICK};
+use crate::loops::{self, holder};
 use crate::open::{Attempt, Opener, threads, window};
 use crate::ring::SharedRing;
 use crate::spec::validate;
@@ -45,6 +46,10 @@ impl Job for CaptureJob {
         others: &[(String, CaptureSpec)],
     ) -> Result<(), Refusal> {
         validate(spec, others)
+    }
+
+    fn admit(&self, name: &str, spec: &CaptureSpec) -> Result<(), Refusal> {
+        loops::admit(&self.rings, name, spec)
     }
 
     fn run(&self, worker: &Worker<CaptureSpec, CaptureLive>) {
@@ -92,7 +97,7 @@ impl<'w> Capture<'w> {
             job,
             worker,
             generation,
-            inputs: inputs(&spec, worker.name())?,
+            inputs: inputs(&spec, job, worker.name())?,
             lanes: lanes(&spec),
             spec: CaptureSpec::clone(&spec),
             schedule: Schedule::default(),
@@ -134,13 +139,8 @@ impl<'w> Capture<'w> {
             Some(Some(_)) => self.leave_ring(),
             None => {}
         }
-        let opened = RingName::parse(&self.spec.ring).and_then(|name| {
-            Producer::open(
-                &self.job.rings,
-                &name,
-                &format!("rxd {}", self.worker.name()),
-            )
-        });
+        let opened = RingName::parse(&self.spec.ring)
+            .and_then(|name| Producer::open(&self.job.rings, &name, &holder(self.worker.name())));
         match opened {
             Ok(ring) => self.enter_ring(ring),
             Err(error) => {
@@ -208,7 +208,10 @@ impl<'w> Capture<'w> {
         };
         for input in &mut self.inputs {
             match input.link() {
-                Some(link) if !links.iter().any(|other| other.index == link.index) => {
+                Some(link)
+                    if !links.iter().any(|other| other.index == link.index)
+                        || links.iter().any(|other| input.is_replaced_by(other)) =>
+                {
                     self.gone.push(link.index);
                 }
                 None if !links.iter().any(|link| input.is_named(link)) => input.set_absent(),
@@ -230,6 +233,7 @@ impl<'w> Capture<'w> {
         let drained = self.links.drain(|event| match event {
             LinkEvent::Changed(link) => {
                 for input in inputs.iter_mut() {
+                    *look |= input.is_replaced_by(&link);
                     if input.see(&link) && has_ring {
                         input.open(&link, opener);
                     }
@@ -349,7 +353,7 @@ impl<'w> Capture<'w> {
     fn renew(&mut self, spec: &CaptureSpec) -> Result<(), String> {
         // What is being opened for the spec before is closed again.
         self.opener = opener()?;
-        let mut new = inputs(spec, self.worker.name())?;
+        let mut new = inputs(spec, self.job, self.worker.name())?;
         let mut taps = Vec::new();
         for (number, slot) in new.iter_mut().enumerate() {
             let stays = |input: &Input| input.is_of(&spec.interfaces[number].name);
@@ -387,6 +391,7 @@ impl<'w> Capture<'w> {
         }
         let other = |ring: &Arc<SharedRing>| !ring.is_called(&spec.ring);
         if self.ring.as_ref().is_some_and(other) {
+            self.forget_places();
             self.leave_ring();
         }
         self.spread();
@@ -486,8 +491,18 @@ impl<'w> Capture<'w> {
                 lane.drain(ring, self.worker.live(), end);
             }
         }
+        if self.worker.deleting() {
+            self.forget_places();
+        }
         self.release();
         self.show();
+    }
+
+    /// Nothing fills the ring any more: who looks for loops need not see its interfaces.
+    fn forget_places(&self) {
+        if let Some(ring) = &self.ring {
+            ring.lock().forget_places();
+        }
     }
 
     /// Moves frames until there is something else to do. One thread looks after each turn whether there is; several are
@@ -607,9 +622,12 @@ fn close(ring: Arc<SharedRing>) {
     }
 }
 
-fn inputs(spec: &CaptureSpec, capture: &str) -> Result<Vec<Input>, String> {
-    (0..spec.interfaces.len())
-        .map(|index| Input::new(spec, index, capture))
+fn inputs(spec: &CaptureSpec, job: &CaptureJob, capture: &str) -> Result<Vec<Input>, String> {
+    (spec.interfaces.iter().enumerate())
+        .map(|(index, interface)| {
+            let guard = loops::guard(&job.rings, capture, spec, &interface.name);
+            Input::new(spec, index, capture, guard)
+        })
         .collect::<Result<_, _>>()
         .map_err(|e| e.to_string())
 }

@@ -7,7 +7,7 @@ use crate::stats::CaptureLive;
 use crate::succession::{Memory, Seen};
 use fluxcap_headers::{Edited, Edits, VlanTag, WireFrame, complete_checksum};
 use fluxcap_ring::{Burst, Direction, DropReason, Flags, Meta, Producer, record_size};
-use fluxcap_socket::{Packet, Receiver};
+use fluxcap_socket::{Origin, Packet, Receiver};
 
 /// Bytes reserved in the ring at a time. One burst is published, and its doorbell rung, for about that much.
 pub(crate) const BURST_BYTES: usize = 64 * 1024;
@@ -66,6 +66,7 @@ pub(crate) struct Tally {
     oversize: u64,
     pub(crate) paused: u64,
     doubled: u64,
+    loop_guard: u64,
 }
 
 /// What [`Path::pump`] did.
@@ -164,6 +165,9 @@ impl Path {
             }
         }
         tally.bytes += u64::from(packet.wire_len);
+        if packet.data.len() == Origin::REFUSED_LEN {
+            return tally.loop_guard += 1;
+        }
         let unwanted = match self.wanted {
             Wanted::In => packet.outgoing,
             Wanted::Out => !packet.outgoing,
@@ -242,6 +246,7 @@ impl Tally {
             (DropReason::Malformed, self.malformed),
             (DropReason::Oversize, self.oversize),
             (DropReason::Paused, self.paused),
+            (DropReason::LoopGuard, self.loop_guard),
         ] {
             if n != 0 {
                 ring.add_drop(reason, n);

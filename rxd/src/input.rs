@@ -1,14 +1,16 @@
-//! One interface of a capture: found by name, followed by its index, lost and found again.
+//! One interface of a capture: found by name, followed while nobody else has the name, lost and found again.
 
 use crate::datapath::{Change, Path, Wanted};
 use crate::lane::Lane;
+use crate::loops;
 use crate::missed::{Missed, Since, accounted, counter, passed};
-use crate::open::{Opened, Opener, Plan};
+use crate::open::{NotOpened, Opened, Opener, Plan};
 use crate::ring::SharedRing;
 use crate::stats::{CaptureLive, InterfaceCounts};
 use crate::succession::Seen;
 use crate::takers::{self, Taken};
 use crate::tap::{Backlog, Tap};
+use fluxcap_datapath::{Device, SourceGuard};
 use fluxcap_headers::Edits;
 use fluxcap_options::{SpecError, compile_edits};
 use fluxcap_proto::v1;
@@ -41,6 +43,7 @@ pub(crate) struct Input {
     sighted: Option<Link>,
     /// The interface that it is attached to, or will be.
     link: Option<Link>,
+    device: Device,
     /// Its sockets, as long as no thread has them.
     opened: Vec<Receiver>,
     /// The sockets that there are were opened by another plan: others are to take their place.
@@ -92,18 +95,20 @@ impl Input {
         spec: &v1::CaptureSpec,
         number: usize,
         capture: &str,
+        guard: SourceGuard,
     ) -> Result<Input, SpecError> {
         let name = spec.interfaces.get(number).map(|i| i.name.clone());
         let name = name.unwrap_or_default();
         let mut input = Input {
             number,
-            plan: Plan::new(spec),
+            plan: Plan::new(spec, guard),
             wanted: wanted(spec),
             edits: Edits::default(),
             source: 0,
             opening: false,
             sighted: None,
             link: None,
+            device: Device::default(),
             opened: Vec::new(),
             renewing: false,
             successors: Vec::new(),
@@ -135,7 +140,7 @@ impl Input {
         spec: &v1::CaptureSpec,
         lanes: &mut [Lane],
     ) -> Result<(), SpecError> {
-        let plan = Plan::new(spec);
+        let plan = Plan::new(spec, loops::renewed(&self.plan.guard, spec));
         self.renewing |= self.is_attached() && !plan.is_like(&self.plan);
         (self.plan, self.wanted) = (plan, wanted(spec));
         (self.opening, self.refused) = (false, None);
@@ -154,7 +159,7 @@ impl Input {
 
     /// Whether its sockets have to be closed before others can take their place.
     pub(crate) fn must_let_go(&self, spec: &v1::CaptureSpec) -> bool {
-        let plan = Plan::new(spec);
+        let plan = Plan::new(spec, loops::renewed(&self.plan.guard, spec));
         let excludes = plan.excludes(&self.plan) && !plan.is_like(&self.plan);
         excludes && self.is_attached() && self.status.io == "af_xdp"
     }
@@ -195,7 +200,7 @@ impl Input {
     }
 
     /// Takes the sockets that are to take the place of others, or why there are none.
-    fn take_successors(&mut self, link: &Link, result: Result<Opened, Error>) {
+    fn take_successors(&mut self, link: &Link, result: Result<Opened, NotOpened>) {
         match result {
             Ok(opened) => {
                 let first = opened.receivers.first();
@@ -207,7 +212,8 @@ impl Input {
                 self.hindrance.clear();
                 self.successors = opened.receivers;
             }
-            Err(error) => self.cannot_renew(link, &error.to_string()),
+            Err(NotOpened::Loop(reason)) => self.cannot_renew(link, &reason),
+            Err(NotOpened::Error(error)) => self.cannot_renew(link, &error.to_string()),
         }
     }
 
@@ -269,8 +275,10 @@ impl Input {
     }
 
     fn set_filter(&mut self, socket: &Receiver) {
-        self.filters_in_kernel = match socket.set_filter(self.plan.options.filter.as_deref()) {
-            Ok(there) => there,
+        let wanted = self.plan.options.filter.as_deref();
+        let guarded = loops::guarded(&self.plan.guard, wanted);
+        self.filters_in_kernel = match socket.set_filter(guarded.as_deref()) {
+            Ok(there) => there && wanted.is_some(),
             Err(error) => {
                 tracing::warn!(interface = %self.name, %error, "the kernel does not take the filter, it runs in rxd alone");
                 false
@@ -324,6 +332,7 @@ impl Input {
         self.show_link();
         let mut status = self.status.clone();
         self.counts.show(&mut status);
+        status.device_changes = self.device.changes();
         status
     }
 
@@ -356,6 +365,12 @@ impl Input {
     /// Whether this is the interface of that name in the spec.
     pub(crate) fn is_of(&self, name: &str) -> bool {
         self.name == name
+    }
+
+    /// Whether the wanted name is that of another link than the one that it is attached to.
+    pub(crate) fn is_replaced_by(&self, link: &Link) -> bool {
+        let attached = self.link.as_ref();
+        attached.is_some_and(|it| Device::is_replaced(&self.name, it.index, link))
     }
 
     /// Whether a link has the wanted name.
@@ -402,26 +417,40 @@ impl Input {
     }
 
     /// What came of it, for [`Input::attach`].
-    pub(crate) fn take(&mut self, link: &Link, result: Result<Opened, Error>, ring: &SharedRing) {
+    pub(crate) fn take(
+        &mut self,
+        link: &Link,
+        result: Result<Opened, NotOpened>,
+        ring: &SharedRing,
+    ) {
         self.opening = false;
         if self.is_attached() {
             return self.take_successors(link, result);
         }
         let opened = match result {
             Ok(opened) => opened,
-            Err(Error::LinkDown { .. }) => return self.refuse(link, is_down(&link.name)),
-            Err(error) => {
+            Err(NotOpened::Loop(reason)) => return self.refuse(link, reason),
+            Err(NotOpened::Error(Error::LinkDown { .. })) => {
+                return self.refuse(link, is_down(&link.name));
+            }
+            Err(NotOpened::Error(error)) => {
                 let reason = format!("cannot capture on {}: {error}", self.name);
                 return self.refuse(link, reason);
             }
         };
         // As it is now that the socket is open: that took its time, and frames went by.
-        let now = LinkWatch::open().and_then(|mut links| links.find_index(link.index));
-        let Ok(Some(now)) = now else {
+        let now = LinkWatch::open().and_then(|mut links| self.device.look(&self.name, &mut links));
+        let Some(now) = now.ok().flatten().filter(|now| now.index == link.index) else {
             return self.set_absent();
         };
         if let Err(error) = self.register(ring, &mut []) {
             return self.refuse(link, error.to_string());
+        }
+        // Now that others can see it: one of them may have begun at the same time.
+        self.note_place(&now, ring);
+        if let Some(reason) = loops::look(&self.plan.guard, now.index) {
+            ring.lock().source(self.source).set_place(None);
+            return self.refuse(link, reason);
         }
         let first = opened.receivers.first();
         self.status.io = first.map_or("", |socket| socket.name()).to_owned();
@@ -485,10 +514,19 @@ impl Input {
         lanes: &mut [Lane],
     ) -> Result<(), fluxcap_ring::Error> {
         self.source = ring.lock().register_source(&self.name)?;
+        if let Some(link) = &self.link {
+            self.note_place(link, ring);
+        }
         for tap in lanes.iter_mut().flat_map(|lane| lane.of(self.number)) {
             tap.path.source = self.source;
         }
         Ok(())
+    }
+
+    /// Tells others which interface fills the ring.
+    fn note_place(&self, link: &Link, ring: &SharedRing) {
+        let place = self.plan.guard.place(link.index);
+        ring.lock().source(self.source).set_place(Some(place));
     }
 
     /// Notes in the books of a ring, to which this one has just gone over, that it is watched from now on.
@@ -555,7 +593,10 @@ impl Input {
         let remark = if !self.hindrance.is_empty() {
             self.hindrance.clone()
         } else if link.is_called(&self.name) {
-            self.remark.clone()
+            match self.device.remark() {
+                "" => self.remark.clone(),
+                changed => changed.to_owned(),
+            }
         } else {
             format!("{} is renamed to {}", self.name, link.name)
         };

@@ -5,6 +5,7 @@ mod capture;
 mod datapath;
 mod input;
 mod lane;
+mod loops;
 mod merge;
 mod missed;
 mod open;

@@ -1,6 +1,8 @@
 //! How the frames of an interface are taken from the kernel: which way, and why.
 
+use crate::loops;
 use crate::takers::victim;
+use fluxcap_datapath::SourceGuard;
 use fluxcap_options::{CaptureIo, MERGE_WINDOW_LOW_US, MERGE_WINDOW_US};
 use fluxcap_proto::v1::{CaptureSpec, Direction, Latency};
 use fluxcap_socket::{CaptureOptions, Error, Link, PacketCapture, Receiver, XdpCapture};
@@ -23,6 +25,8 @@ pub(crate) struct Plan {
     io: CaptureIo,
     low_latency: bool,
     both: bool,
+    /// What keeps frames from going round.
+    pub(crate) guard: SourceGuard,
     threads: usize,
     exclusive: bool,
     pub(crate) options: CaptureOptions,
@@ -39,13 +43,14 @@ pub(crate) struct Opened {
 
 impl Plan {
     /// Of a spec that was validated.
-    pub(crate) fn new(spec: &CaptureSpec) -> Plan {
+    pub(crate) fn new(spec: &CaptureSpec, guard: SourceGuard) -> Plan {
         let or = |given: u64, default: u64| if given == 0 { default } else { given };
         let only_in = matches!(spec.direction(), Direction::Unspecified | Direction::In);
         Plan {
             io: CaptureIo::from_spec(&spec.io).unwrap_or_default(),
             low_latency: spec.latency() == Latency::Low,
             both: spec.direction() == Direction::Both,
+            guard,
             threads: threads(spec),
             exclusive: spec.exclusive,
             options: CaptureOptions {
@@ -78,6 +83,8 @@ impl Plan {
         let without_filter = |plan: &Plan| {
             let mut plan = plan.clone();
             plan.options.filter = None;
+            // It is part of the filter.
+            plan.guard = self.guard.clone();
             plan
         };
         without_filter(self) == without_filter(other)
@@ -131,6 +138,7 @@ impl Plan {
         // On the loopback interface each frame that is sent arrives, too: the copy that arrives is enough.
         let options = CaptureOptions {
             ignore_outgoing: options.ignore_outgoing || (link.loopback && self.both),
+            filter: loops::guarded(&self.guard, options.filter.as_deref()),
             ..options.clone()
         };
         let captures = PacketCapture::open_group(link.index, &options, self.threads)?;
@@ -165,7 +173,16 @@ pub(crate) struct Attempt {
     /// The interface's place in the spec.
     pub(crate) input: usize,
     pub(crate) link: Link,
-    pub(crate) result: Result<Opened, Error>,
+    pub(crate) result: Result<Opened, NotOpened>,
+}
+
+/// Why an interface is not open.
+#[derive(Debug)]
+pub(crate) enum NotOpened {
+    /// It cannot be.
+    Error(Error),
+    /// Frames would go round: which, and what to do.
+    Loop(String),
 }
 
 impl Opener {
@@ -185,7 +202,10 @@ impl Opener {
         let (plan, link, sender) = (plan.clone(), link.clone(), self.sender.clone());
         let call = self.call.try_clone()?;
         let open = move || {
-            let result = plan.open(&link);
+            let result = match loops::look(&plan.guard, link.index) {
+                Some(looped) => Err(NotOpened::Loop(looped)),
+                None => plan.open(&link).map_err(NotOpened::Error),
+            };
             let attempt = Attempt {
                 input,
                 link,

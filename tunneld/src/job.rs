@@ -2,12 +2,12 @@
 
 use crate::stats::TunnelLive;
 use crate::{receive, send};
-use fluxcap_datapath::{find_loop, validate_rings};
+use fluxcap_datapath::{Edge, Graph, LoopGuard, validate_rings};
 use fluxcap_options::validate_tunnel;
 use fluxcap_proto::v1::{TunnelReceive, TunnelSend, TunnelSpec};
 use fluxcap_ring::{RingDir, RingName};
 use fluxcap_service::{Job, Refusal, Registry, State, Worker};
-use fluxcap_socket::{LinkWatch, Route};
+use fluxcap_socket::{LinkWatch, Route, RouteKind};
 use std::net::IpAddr;
 
 /// The worker of a tunnel.
@@ -29,14 +29,28 @@ impl Job for TunnelJob {
         &self,
         _name: &str,
         spec: &TunnelSpec,
-        _others: &[(String, TunnelSpec)],
+        others: &[(String, TunnelSpec)],
     ) -> Result<(), Refusal> {
         validate_tunnel(spec).map_err(|error| Refusal::invalid(error.field, error.problem))?;
         if let Some(send) = &spec.send {
             validate_rings("send.rings", &send.rings)?;
-            self.refuse_loop(spec, send)?;
         }
-        spec.receive.as_ref().map_or(Ok(()), validate_mapping)
+        spec.receive.as_ref().map_or(Ok(()), validate_mapping)?;
+        refuse_own_tunnel(spec, others)
+    }
+
+    /// A packet that leaves by the interface from which its ring is filled could be captured and sent again, for ever.
+    fn admit(&self, name: &str, spec: &TunnelSpec) -> Result<(), Refusal> {
+        let Some(send) = spec.send.as_ref().filter(|send| !send.allow_loop) else {
+            return Ok(());
+        };
+        let (Some(device), Ok(graph)) = (way_out(spec, send), Graph::read(&self.rings)) else {
+            return Ok(());
+        };
+        match graph.loop_by_outputs(&reader(name), &send.rings, &[Edge::output(&device, 0)]) {
+            None => Ok(()),
+            Some(looped) => Err(Refusal::Precondition(format!("{looped}; {ADVICE}"))),
+        }
     }
 
     fn run(&self, worker: &TunnelWorker) {
@@ -50,24 +64,57 @@ impl Job for TunnelJob {
     }
 }
 
+/// What to do about a loop.
+pub(crate) const ADVICE: &str =
+    "use another way with --dev, or --allow-loop, which drops own packets found in the ring";
+
+/// The name under which the rings know a tunnel.
+pub(crate) fn reader(tunnel: &str) -> String {
+    format!("tunneld {tunnel}")
+}
+
 impl TunnelJob {
-    /// A packet that leaves by the interface from which its ring is filled could be captured and sent again, for ever.
-    fn refuse_loop(&self, spec: &TunnelSpec, send: &TunnelSend) -> Result<(), Refusal> {
-        if send.allow_loop {
-            return Ok(());
-        }
-        let Some(device) = way_out(spec, send) else {
-            return Ok(());
-        };
-        let devices = [device];
-        match find_loop(&self.rings, &send.rings, &devices) {
-            None => Ok(()),
-            Some((ring, device)) => Err(Refusal::Precondition(format!(
-                "interface {device}, by which the tunnel would leave, feeds ring {ring}, so what is sent there could \
-                 come back in; use another way with --dev, or --allow-loop, which drops own packets found in the ring"
-            ))),
+    /// What keeps the packets of a tunnel from going round.
+    pub(crate) fn guard(&self, name: &str, send: &TunnelSend) -> LoopGuard {
+        LoopGuard {
+            dir: self.rings.clone(),
+            reader: reader(name),
+            rings: send.rings.clone(),
+            allowed: send.allow_loop,
         }
     }
+}
+
+/// A tunnel to this host itself, whose packets another tunnel of this daemon puts into a ring that it sends.
+fn refuse_own_tunnel(spec: &TunnelSpec, others: &[(String, TunnelSpec)]) -> Result<(), Refusal> {
+    let pair = others.iter().find_map(|(name, other)| {
+        let ring = own_ring(spec, other).or_else(|| own_ring(other, spec))?;
+        Some((name, ring))
+    });
+    match pair {
+        None => Ok(()),
+        Some((other, ring)) => Err(Refusal::Precondition(format!(
+            "with tunnel \"{other}\" this would make a loop: ring {ring} is sent to this host, and received into ring {ring}; \
+             use another ring, or --allow-loop at the one that sends"
+        ))),
+    }
+}
+
+/// The ring that `sender` sends to this host and that `receiver` fills with it.
+fn own_ring<'s>(sender: &'s TunnelSpec, receiver: &TunnelSpec) -> Option<&'s str> {
+    let (send, receive) = (sender.send.as_ref()?, receiver.receive.as_ref()?);
+    if send.allow_loop || sender.kind != receiver.kind || sender.port != receiver.port {
+        return None;
+    }
+    let fills = |ring: &&String| {
+        let mapped = receive.map.iter().any(|mapping| mapping.ring == **ring);
+        mapped || receive.default_ring == **ring
+    };
+    let ring = send.rings.iter().find(fills)?;
+    // A name may not be resolved here, where clients wait.
+    let remote: IpAddr = send.remote.parse().ok()?;
+    let route = Route::lookup(remote, sender.local.parse().ok(), None).ok()?;
+    (route.kind == RouteKind::Local).then_some(ring.as_str())
 }
 
 /// The interface by which the tunnel's packets leave, as far as that is known before they do.

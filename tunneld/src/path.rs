@@ -13,11 +13,12 @@
 
 mod notices;
 
-use fluxcap_datapath::{Closed, Contact, Hop, Outputs, Remote};
+use crate::job::ADVICE;
+use fluxcap_datapath::{Closed, Contact, Device, Edge, Hop, LoopGuard, Outputs, Remote};
 use fluxcap_options::{TransmitIo, TunnelIo};
 use fluxcap_proto::v1;
-use fluxcap_ring::Outcome;
-use fluxcap_socket::{Error, LinkWatch, NeighbourState, Outgoing, RawIp, SendReport};
+use fluxcap_ring::{Outcome, ReaderOutput};
+use fluxcap_socket::{Error, LinkWatch, NeighbourState, Origin, Outgoing, RawIp, SendReport};
 use notices::Notices;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -26,6 +27,10 @@ use std::time::{Duration, Instant};
 pub(crate) const LINK_HEADER: usize = 14;
 /// Time between two looks at route and neighbour when nothing tells of a change.
 const UPKEEP: Duration = Duration::from_millis(500);
+/// Time between two looks for loops that others may have made.
+const LOOK_FOR_LOOPS: Duration = Duration::from_secs(5);
+/// The same while nothing is sent because of one.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How long frames wait in their rings for a neighbour that was not asked for before.
 const HOLD: Duration = Duration::from_secs(1);
 /// Time between two frames that have the kernel ask for a neighbour that does not answer.
@@ -73,6 +78,8 @@ pub(crate) struct Path {
     remote: Remote,
     links: LinkWatch,
     hop: Result<Hop, Closed>,
+    /// The device that packets are to leave by, if one was named.
+    device: Device,
     contact: Contact,
     asked: Asked,
     verdict: Option<Outcome>,
@@ -89,6 +96,10 @@ pub(crate) struct Path {
     /// Nothing waits any more.
     hurried: bool,
     looked: Instant,
+    /// What keeps packets from going round, and what it says of the present way out.
+    guard: Option<LoopGuard>,
+    looped: Option<Closed>,
+    guarded: Instant,
 }
 
 /// The search for a neighbour.
@@ -114,6 +125,7 @@ impl Path {
             remote: Remote::new(&wanted.host, wanted.local.map(|local| local.is_ipv6())),
             links: LinkWatch::open()?,
             hop: Err(Closed::new(Outcome::NoRoute, "")),
+            device: Device::default(),
             contact: Contact::Unknown,
             asked: Asked::default(),
             verdict: None,
@@ -126,6 +138,9 @@ impl Path {
             alarmed: true,
             hurried: false,
             looked: Instant::now(),
+            guard: None,
+            looped: None,
+            guarded: Instant::now(),
             wanted,
         };
         path.look();
@@ -197,7 +212,10 @@ impl Path {
     fn output(&self) -> Option<&fluxcap_datapath::Output> {
         let hop = self.hop.as_ref().ok().filter(|hop| hop.ethernet)?;
         let output = self.outputs.as_ref()?.list().first()?;
-        (output.name() == hop.link.name).then_some(output)
+        let same = output
+            .link()
+            .is_some_and(|link| link.index == hop.link.index);
+        (output.name() == hop.link.name && same).then_some(output)
     }
 
     /// Sends packets by `way`, which [`Path::way`] has just said, and tells what became of each. By the link they begin with an Ethernet
@@ -276,7 +294,15 @@ impl Path {
         self.looked = Instant::now();
         let wanted = &self.wanted;
         let hop = match self.remote.address() {
-            Some(address) => Hop::find(&mut self.links, address, wanted.local, &wanted.device),
+            Some(address) => {
+                // By the name that the device has now.
+                let device = match wanted.device.as_str() {
+                    "" => None,
+                    name => self.device.look(name, &mut self.links).ok().flatten(),
+                };
+                let device = device.map_or(wanted.device.clone(), |device| device.name);
+                Hop::find(&mut self.links, address, wanted.local, &device)
+            }
             None => Err(Closed::new(Outcome::NoRoute, self.remote.problem())),
         };
         let old = std::mem::replace(&mut self.hop, hop);
@@ -287,11 +313,56 @@ impl Path {
         if !same {
             self.adopt(old.ok().as_ref());
         }
+        let looped = self.look_for_loops(!same);
         let met = self.meet();
         let closed = self.judge();
         let changed = closed != self.closed;
         self.closed = closed;
-        !same || met || changed
+        !same || met || changed || looped
+    }
+
+    /// Sends nothing from now on that would go round.
+    pub(crate) fn set_guard(&mut self, guard: LoopGuard) {
+        if let Some(outputs) = &mut self.outputs {
+            outputs.set_origin(origin(&guard));
+        }
+        self.guard = Some(guard);
+        self.look_for_loops(true);
+        self.closed = self.judge();
+    }
+
+    /// Looks whether packets would go round: `now`, or when it is time again. True when that has changed.
+    pub(crate) fn look_for_loops(&mut self, now: bool) -> bool {
+        let pause = match self.looped {
+            None => LOOK_FOR_LOOPS,
+            Some(_) => LOOK_AGAIN,
+        };
+        let Some(guard) = self.guard.as_ref() else {
+            return false;
+        };
+        if !now && self.guarded.elapsed() < pause {
+            return false;
+        }
+        self.guarded = Instant::now();
+        let link = self.hop.as_ref().ok().map(|hop| &hop.link);
+        let looped = link.and_then(|link| guard.look(Edge::output(&link.name, link.index)));
+        let looped = looped.map(|it| Closed::new(Outcome::LoopGuard, format!("{it}; {ADVICE}")));
+        if looped == self.looped {
+            return false;
+        }
+        self.looped = looped;
+        self.closed = self.judge();
+        true
+    }
+
+    /// What the rings are to note: the interface that packets leave by.
+    pub(crate) fn notes(&self) -> Vec<ReaderOutput> {
+        match (&self.guard, &self.hop) {
+            (Some(guard), Ok(hop)) if self.looped.is_none() => {
+                vec![guard.note(&hop.link.name, hop.link.index)]
+            }
+            _ => Vec::new(),
+        }
     }
 
     /// Makes ready for another way.
@@ -337,7 +408,10 @@ impl Path {
                 }
             }
             None => match Outputs::new(std::slice::from_ref(&hop.link.name), io, false) {
-                Ok(outputs) => self.outputs = Some(outputs),
+                Ok(mut outputs) => {
+                    outputs.set_origin(self.guard.as_ref().map(origin).unwrap_or_default());
+                    self.outputs = Some(outputs);
+                }
                 Err(error) => tracing::warn!(%error, "cannot watch interfaces"),
             },
         }
@@ -381,6 +455,9 @@ impl Path {
             Err(closed) => return Some(closed.clone()),
         };
         if let Err(closed) = &self.raw {
+            return Some(closed.clone());
+        }
+        if let Some(closed) = &self.looped {
             return Some(closed.clone());
         }
         if let Some(router) = self.notices.lost_by() {
@@ -442,6 +519,8 @@ impl Path {
             mtu: u32::try_from(self.mtu()).unwrap_or(u32::MAX),
             io,
             io_reason,
+            device_changes: self.device.changes(),
+            warning: self.device.remark().to_owned(),
             ..Default::default()
         }
     }
@@ -464,6 +543,14 @@ impl Path {
     /// How many messages of routers and the far end there were of each kind.
     pub(crate) fn icmp_events(&self) -> std::collections::BTreeMap<String, u64> {
         self.notices.counts()
+    }
+}
+
+/// What packets tell of their rings. Those from several do not: they are known by their headers when they come back.
+fn origin(guard: &LoopGuard) -> Origin {
+    match guard.origin() {
+        Origin::SEVERAL => Origin::UNKNOWN,
+        one => one,
     }
 }
 

@@ -4,7 +4,7 @@ use crate::decap_path::{DecapPath, Rules};
 use crate::job::{TunnelJob, TunnelWorker};
 use crate::rings::Rings;
 use crate::stats::Details;
-use fluxcap_datapath::{DRAIN, Placement, SHOW};
+use fluxcap_datapath::{DRAIN, Device, Placement, SHOW};
 use fluxcap_headers::tunnel::{Decap, TunnelKind};
 use fluxcap_options::{Network, compile_edits, decap_spec, parse_mac};
 use fluxcap_proto::v1::{self, TunnelReceive, TunnelSpec};
@@ -52,6 +52,8 @@ struct Receiver<'w> {
     tried: Option<Instant>,
     /// Tells of the interface that the spec names.
     links: Option<LinkWatch>,
+    /// That interface.
+    device: Device,
     counters: Counters,
     /// Packets when the status was shown last; `None` when something else has changed.
     shown: Option<u64>,
@@ -107,6 +109,7 @@ impl<'w> Receiver<'w> {
             missing: String::new(),
             tried: None,
             links: None,
+            device: Device::default(),
             counters: Counters::new(),
             shown: None,
             looked: Instant::now(),
@@ -197,7 +200,7 @@ impl<'w> Receiver<'w> {
         let Some(links) = &mut self.links else {
             return Err("cannot watch interfaces".to_owned());
         };
-        match links.find(name) {
+        match self.device.look(name, links) {
             Ok(Some(link)) => {
                 self.wanted.options.device = Some(link.index);
                 Ok(Some(link.index))
@@ -222,7 +225,7 @@ impl<'w> Receiver<'w> {
         if let Err(error) = links.drain(|_| {}) {
             tracing::warn!(tunnel = self.worker.name(), %error, "cannot watch interfaces");
         }
-        let found = links.find(&self.wanted.device).ok().flatten();
+        let found = self.device.look(&self.wanted.device, links).ok().flatten();
         if found.map(|link| link.index) != self.wanted.options.device || self.sockets.is_none() {
             self.close();
         }
@@ -337,6 +340,7 @@ impl<'w> Receiver<'w> {
             udp_checksum_errors: since.udp_checksum + since.udp6_checksum,
             reassembly_failures: since.reassembly + since.reassembly6,
             rings: self.rings.statuses(),
+            device_changes: self.device.changes(),
             ..Default::default()
         };
         if let Some(sockets) = &mut self.sockets {

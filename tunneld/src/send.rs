@@ -1,7 +1,7 @@
 //! The send side of a tunnel: gets its rings and its path, runs the data path, waits for what is missing and resumes.
 
 use crate::encap_path::{self, Buffers, Packer};
-use crate::job::{TunnelJob, TunnelWorker};
+use crate::job::{TunnelJob, TunnelWorker, reader};
 use crate::path::{Path, Wanted, Way};
 use crate::stats::Details;
 use fluxcap_datapath::{BURST, DRAIN, Feed, Intake, LOOK_BUSY, LOOK_IDLE, Pick, Placement, SHOW};
@@ -58,7 +58,7 @@ impl<'w> Sender<'w> {
             generation,
             intake: Intake::new(
                 &send.rings,
-                &reader(worker),
+                &reader(worker.name()),
                 send.start,
                 send.merge_window_us,
             ),
@@ -76,6 +76,8 @@ impl<'w> Sender<'w> {
             shown: now,
             spec: TunnelSpec::clone(&spec),
         };
+        sender.intake.open(&job.rings, &worker.live().send.rings);
+        sender.guard();
         sender.follow_ends()?;
         Ok(sender)
     }
@@ -109,6 +111,10 @@ impl<'w> Sender<'w> {
     /// One turn of the data path: fetch, merge, send. How many frames were dealt with.
     fn turn(&mut self) -> usize {
         let live = &self.worker.live().send;
+        if self.intake.open(&self.job.rings, &live.rings) {
+            // Its sources may be what packets leave by.
+            self.path.look_for_loops(true);
+        }
         self.intake.fetch(&self.job.rings, &live.rings);
         self.send()
     }
@@ -159,6 +165,7 @@ impl<'w> Sender<'w> {
     fn look(&mut self) -> Result<(), String> {
         self.looked = Instant::now();
         let changed = self.path.look() | self.intake.take_changed();
+        self.note_outputs();
         self.take_verdict();
         if changed {
             self.follow_ends()?;
@@ -167,6 +174,20 @@ impl<'w> Sender<'w> {
             self.show();
         }
         Ok(())
+    }
+
+    /// Takes care that nothing goes round, from now on.
+    fn guard(&mut self) {
+        let guard = self.job.guard(self.worker.name(), &sending(&self.spec));
+        self.path.set_guard(guard);
+        self.note_outputs();
+    }
+
+    /// Tells others where packets leave, and looks whether one of them has just begun what would bring them back.
+    fn note_outputs(&mut self) {
+        if self.intake.note_outputs(&self.path.notes()) && self.path.look_for_loops(true) {
+            self.intake.note_outputs(&self.path.notes());
+        }
     }
 
     /// Settles the frame of which it was not known what becomes of it.
@@ -255,7 +276,7 @@ impl<'w> Sender<'w> {
             frame_mtu: narrow(room),
             missing_bytes: narrow(missing),
             warning: match missing {
-                0 => String::new(),
+                0 => status.warning.clone(),
                 _ => format!(
                     "{what} longer than {room} bytes {fate}: the path takes {mtu} bytes, {missing} fewer than {needed}"
                 ),
@@ -278,8 +299,12 @@ impl<'w> Sender<'w> {
         if new.rings != old.rings {
             self.send_rest();
             self.path.hurry(false);
-            self.intake
-                .set_rings(&self.job.rings, &new.rings, &reader(self.worker), new.start);
+            self.intake.set_rings(
+                &self.job.rings,
+                &new.rings,
+                &reader(self.worker.name()),
+                new.start,
+            );
         }
         self.intake.set_merge_window(new.merge_window_us);
         let path = wanted(&spec)?;
@@ -290,6 +315,7 @@ impl<'w> Sender<'w> {
             self.path = Path::new(path).map_err(watch_failed)?;
         }
         self.spec = TunnelSpec::clone(&spec);
+        self.guard();
         self.follow_ends()?;
         self.show();
         Ok(())
@@ -318,11 +344,6 @@ impl<'w> Sender<'w> {
 /// The part of the spec that is about sending.
 fn sending(spec: &TunnelSpec) -> TunnelSend {
     spec.send.clone().unwrap_or_default()
-}
-
-/// The name under which the rings know this tunnel.
-fn reader(worker: &TunnelWorker) -> String {
-    format!("tunneld {}", worker.name())
 }
 
 fn edits(spec: &TunnelSpec) -> Result<Edits, String> {

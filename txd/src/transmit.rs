@@ -3,8 +3,8 @@
 use crate::datapath::{self, Buffers};
 use crate::stats::{Details, TransmitLive};
 use fluxcap_datapath::{
-    BURST, DRAIN, Feed, Intake, LOOK_BUSY, LOOK_IDLE, Output, Outputs, Pick, Placement, SHOW,
-    find_loop, validate_rings,
+    BURST, DRAIN, Edge, Feed, Graph, Intake, LOOK_BUSY, LOOK_IDLE, LoopGuard, Output, Outputs,
+    Pick, Placement, SHOW, validate_rings,
 };
 use fluxcap_headers::Edits;
 use fluxcap_options::{
@@ -45,29 +45,34 @@ impl Job for TransmitJob {
             return Err(Refusal::invalid("merge_window_us", "must be at most 10 s"));
         }
         compile_edits(&spec.edits.clone().unwrap_or_default()).map_err(refused)?;
-        self.refuse_loop(spec)
+        Ok(())
+    }
+
+    /// A frame that is sent to an interface from which its ring is filled could come back and be sent again, for ever.
+    fn admit(&self, name: &str, spec: &TransmitSpec) -> Result<(), Refusal> {
+        if spec.allow_loop {
+            return Ok(());
+        }
+        let Ok(graph) = Graph::read(&self.rings) else {
+            return Ok(());
+        };
+        let outputs: Vec<Edge> = spec
+            .interfaces
+            .iter()
+            .map(|it| Edge::output(it, 0))
+            .collect();
+        match graph.loop_by_outputs(&reader(name), &spec.rings, &outputs) {
+            None => Ok(()),
+            Some(looped) => Err(Refusal::Precondition(format!(
+                "{looped}; use another interface, or --allow-loop if it cannot"
+            ))),
+        }
     }
 
     fn run(&self, worker: &Worker<TransmitSpec, TransmitLive>) {
         match Transmit::new(self, worker) {
             Ok(mut transmit) => transmit.run(),
             Err(reason) => worker.set_state(State::Failed, reason),
-        }
-    }
-}
-
-impl TransmitJob {
-    /// A frame that is sent to the interface from which its ring is filled could come back and be sent again, for ever.
-    fn refuse_loop(&self, spec: &TransmitSpec) -> Result<(), Refusal> {
-        if spec.allow_loop {
-            return Ok(());
-        }
-        match find_loop(&self.rings, &spec.rings, &spec.interfaces) {
-            None => Ok(()),
-            Some((ring, interface)) => Err(Refusal::Precondition(format!(
-                "interface {interface} feeds ring {ring}, so what is sent there could come back in; \
-                 use another interface, or --allow-loop if it cannot"
-            ))),
         }
     }
 }
@@ -101,7 +106,7 @@ impl<'w> Transmit<'w> {
             edits: edits(&spec)?,
             intake: Intake::new(
                 &spec.rings,
-                &reader(worker),
+                &reader(worker.name()),
                 spec.start,
                 spec.merge_window_us,
             ),
@@ -116,6 +121,8 @@ impl<'w> Transmit<'w> {
 
     /// Transmits until told to stop.
     fn run(&mut self) {
+        self.intake.open(&self.job.rings, &self.worker.live().rings);
+        self.guard();
         self.turn();
         self.show();
         while !self.worker.stop_requested() {
@@ -140,6 +147,10 @@ impl<'w> Transmit<'w> {
     /// One turn of the data path: fetch, merge, send. False when there was nothing to send.
     fn turn(&mut self) -> bool {
         let live = self.worker.live();
+        if self.intake.open(&self.job.rings, &live.rings) {
+            // Its sources may be interfaces that are sent to.
+            self.outputs.look_for_loops();
+        }
         self.intake.fetch(&self.job.rings, &live.rings);
         self.send()
     }
@@ -175,10 +186,29 @@ impl<'w> Transmit<'w> {
             && self.looked.elapsed() < LOOK_IDLE
     }
 
+    /// Takes care that nothing goes round, from now on.
+    fn guard(&mut self) {
+        self.outputs.set_guard(LoopGuard {
+            dir: self.job.rings.clone(),
+            reader: reader(self.worker.name()),
+            rings: self.spec.rings.clone(),
+            allowed: self.spec.allow_loop,
+        });
+        self.note_outputs();
+    }
+
+    /// Tells others where frames are sent, and looks whether one of them has just begun what would bring them back.
+    fn note_outputs(&mut self) {
+        if self.intake.note_outputs(&self.outputs.notes()) && self.outputs.look_for_loops() {
+            self.intake.note_outputs(&self.outputs.notes());
+        }
+    }
+
     /// Follows the link and shows how things are.
     fn look(&mut self) {
         self.looked = Instant::now();
         let changed = self.outputs.follow() | self.intake.take_changed();
+        self.note_outputs();
         if changed || self.shown.elapsed() >= SHOW {
             self.show();
         }
@@ -236,7 +266,7 @@ impl<'w> Transmit<'w> {
             self.intake.set_rings(
                 &self.job.rings,
                 &spec.rings,
-                &reader(self.worker),
+                &reader(self.worker.name()),
                 spec.start,
             );
         }
@@ -246,6 +276,7 @@ impl<'w> Transmit<'w> {
             self.outputs.set_interfaces(&spec.interfaces);
         }
         self.spec = TransmitSpec::clone(&spec);
+        self.guard();
         self.show();
         Ok(())
     }
@@ -273,8 +304,8 @@ fn edits(spec: &TransmitSpec) -> Result<Edits, String> {
 }
 
 /// The name under which the rings know this transmit.
-fn reader(worker: &Worker<TransmitSpec, TransmitLive>) -> String {
-    format!("txd {}", worker.name())
+fn reader(transmit: &str) -> String {
+    format!("txd {transmit}")
 }
 
 fn outputs(spec: &TransmitSpec) -> Result<Outputs, String> {

@@ -29,6 +29,7 @@ fn sound() -> RingStats {
         missed: 0,
         uncertain: 0,
         unwatched_ns: 0,
+        place: None,
     };
     let reader = ReaderStats {
         slot: 0,
@@ -50,6 +51,7 @@ fn sound() -> RingStats {
             (Outcome::Truncated, 3),
             (Outcome::Copied, 1),
         ],
+        outputs: Vec::new(),
     };
     RingStats {
         info,

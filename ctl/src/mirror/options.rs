@@ -63,6 +63,7 @@ pub(super) fn options(spec: &MirrorSpec) -> String {
         words.text("--mark", &format!("{:#x}", spec.mark));
     }
     words.size("--buffer", spec.buffer_bytes.into());
+    words.flag("--allow-loop", spec.allow_loop);
     words.flag("--ephemeral", spec.ephemeral);
     words.line()
 }
@@ -122,7 +123,7 @@ mod tests {
         for (to, rest) in [
             (
                 "ring:shm:x",
-                "--filter 'tcp' --filter-vlan exact --snaplen 96 --mark 0x100 --buffer 16MiB",
+                "--filter 'tcp' --filter-vlan exact --snaplen 96 --mark 0x100 --buffer 16MiB --allow-loop",
             ),
             (
                 "dev:a,b",

@@ -84,8 +84,16 @@ fn what(name: &str, spec: &MirrorSpec, status: &MirrorStatus) -> Vec<(&'static s
             scheduling::options(0, spec.scheduling.as_ref()),
         ),
         ("filter runs in", status.filter_at.clone()),
+        ("runs behind", behind(status)),
+        ("remarks", status.remarks.join("; ")),
         ("ends at", ends),
     ]
+}
+
+/// What runs before the mirror.
+fn behind(status: &MirrorStatus) -> String {
+    let before = status.attachments.iter().flat_map(|it| &it.before);
+    before.cloned().collect::<Vec<_>>().join(", ")
 }
 
 fn counters(spec: &MirrorSpec, status: &MirrorStatus) -> Vec<(&'static str, String)> {

@@ -3,7 +3,9 @@
 use crate::output::Output;
 use fluxcap_options::TransmitIo;
 use fluxcap_service::is_lack;
-use fluxcap_socket::{Error, FarEnd, Link, LinkWatch, Live, Sendmmsg, Tc, Transmitter, Xsk};
+use fluxcap_socket::{
+    Error, FarEnd, Link, LinkWatch, Live, Origin, Sendmmsg, Tc, Transmitter, Xsk,
+};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
@@ -54,6 +56,7 @@ pub(crate) struct Backends {
     /// Those that the system had no room for, and when they are tried again.
     lacking: Vec<Io>,
     again: Instant,
+    origin: Origin,
 }
 
 type Opened = (Io, Result<Box<dyn Transmitter>, Error>);
@@ -84,6 +87,7 @@ impl Backends {
             opening: None,
             lacking: Vec::new(),
             again: Instant::now(),
+            origin: Origin::UNKNOWN,
         };
         if matches!(wanted, TransmitIo::Auto | TransmitIo::Sendmmsg) {
             backends.take((Io::Sendmmsg, Ok(Box::new(Sendmmsg::new(qdisc_bypass)))));
@@ -147,9 +151,21 @@ impl Backends {
     fn take(&mut self, (io, opened): Opened) {
         let slot = &mut self.slots[io as usize];
         match opened {
-            Ok(open) => slot.open = Some(open),
+            Ok(mut open) => {
+                open.set_origin(self.origin);
+                slot.open = Some(open);
+            }
             Err(error) if is_lack(&error) => self.lack(io),
             Err(error) => slot.problem = Some(explain(&error)),
+        }
+    }
+
+    /// Has frames tell from now on which ring they are from.
+    pub(crate) fn set_origin(&mut self, origin: Origin) {
+        if self.origin != origin {
+            self.origin = origin;
+            let open = self.slots.iter_mut().filter_map(|slot| slot.open.as_mut());
+            open.for_each(|open| open.set_origin(origin));
         }
     }
 
@@ -331,6 +347,10 @@ pub(crate) fn choose(
     output.advice.clear();
     output.chosen_for = output.link.as_ref().map(fitness);
     let Some(link) = &output.link else { return };
+    if let Some(looped) = &output.looped {
+        output.problem = looped.clone();
+        return;
+    }
     if !link.ethernet {
         output.problem = format!("interface {} is not an Ethernet interface", link.name);
         return;

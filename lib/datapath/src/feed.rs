@@ -3,7 +3,9 @@
 use crate::merge::Lane;
 use crate::ring_advice;
 use fluxcap_proto::v1;
-use fluxcap_ring::{Batch, Consumer, Error, Frame, Outcome, Poll, RingDir, RingName, Start};
+use fluxcap_ring::{
+    Batch, Consumer, Error, Frame, Outcome, Poll, ReaderOutput, RingDir, RingName, Start,
+};
 use fluxcap_service::{Counter, State};
 use std::time::{Duration, Instant};
 
@@ -31,6 +33,8 @@ pub struct Feed {
     /// Where to begin where it has no place yet; once the ring was read or waited for, at the first frame of what comes.
     start: Start,
     ring: Option<Consumer>,
+    /// Where its frames are sent.
+    outputs: Vec<ReaderOutput>,
     batch: Batch,
     /// Frames of the batch that are dealt with.
     done: usize,
@@ -50,6 +54,7 @@ impl Feed {
             reader,
             start,
             ring: None,
+            outputs: Vec::new(),
             batch: Batch::new(BATCH_BYTES, BATCH_FRAMES),
             done: 0,
             arrived: Instant::now(),
@@ -134,6 +139,7 @@ impl Feed {
             Ok(Some(lapped)) => {
                 live.lapped.add(lapped);
                 let epoch = ring.info().epoch;
+                ring.set_outputs(&self.outputs);
                 self.enter(epoch);
             }
             Ok(None) => {
@@ -176,14 +182,16 @@ impl Feed {
         if let Ok(Some(lapped)) = ring.advance() {
             live.lapped.add(lapped);
             self.broken = None;
+            ring.set_outputs(&self.outputs);
             self.enter(ring.info().epoch);
             self.ring = Some(ring);
         }
     }
 
-    fn open(&mut self, rings: &RingDir, live: &FeedLive) {
+    /// Gets the ring when that is due. True when there is another one than before.
+    pub(crate) fn open(&mut self, rings: &RingDir, live: &FeedLive) -> bool {
         if self.ring.is_some() || self.tried.is_some_and(|tried| tried.elapsed() < RETRY) {
-            return;
+            return false;
         }
         self.tried = Some(Instant::now());
         let opened = RingName::parse(&self.name)
@@ -195,6 +203,7 @@ impl Feed {
                 // What comes in the place of this ring is all new.
                 self.start = Start::First;
                 self.enter(ring.info().epoch);
+                ring.set_outputs(&self.outputs);
                 self.ring = Some(ring);
             }
             Err(error) => {
@@ -205,6 +214,7 @@ impl Feed {
                 self.set_state(State::Waiting, ring_advice(&self.name, &error));
             }
         }
+        self.ring.is_some()
     }
 
     fn close(&mut self, state: State, reason: String) {
@@ -224,6 +234,14 @@ impl Feed {
                     tracing::warn!(ring = %self.name, %error, reader = %self.reader, "cannot give up the place in the ring");
                 }
             }
+        }
+    }
+
+    /// Notes in the ring, and in those that follow, where its frames are sent.
+    pub(crate) fn note_outputs(&mut self, outputs: &[ReaderOutput]) {
+        self.outputs = outputs.to_vec();
+        if let Some(ring) = &self.ring {
+            ring.set_outputs(outputs);
         }
     }
 

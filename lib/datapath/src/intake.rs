@@ -3,7 +3,7 @@
 use crate::feed::{Feed, FeedLive};
 use crate::merge::{Lane, MAX_LANES, Now, Pick, pick};
 use fluxcap_proto::v1::{self, start::At};
-use fluxcap_ring::{Consumer, Observer, RingDir, RingName, Start, wait_any};
+use fluxcap_ring::{Consumer, ReaderOutput, RingDir, RingName, Start, wait_any};
 use fluxcap_service::{Refusal, realtime_ns};
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,8 @@ const QUIET: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Intake {
     feeds: Vec<Feed>,
+    /// Where their frames are sent.
+    outputs: Vec<ReaderOutput>,
     window: Duration,
 }
 
@@ -33,6 +35,7 @@ impl Intake {
     ) -> Intake {
         Intake {
             feeds: feeds(rings, reader, start),
+            outputs: Vec::new(),
             window: window(merge_window_us),
         }
     }
@@ -52,6 +55,9 @@ impl Intake {
                 .push(known.map_or(feed, |at| old.swap_remove(at)));
         }
         old.iter_mut().for_each(|feed| feed.detach(dir));
+        for feed in &mut self.feeds {
+            feed.note_outputs(&self.outputs);
+        }
     }
 
     /// How long a frame is held back for an earlier one; 0 means the default.
@@ -72,6 +78,24 @@ impl Intake {
     /// The same, to settle and finish frames.
     pub fn feeds_mut(&mut self) -> &mut [Feed] {
         &mut self.feeds
+    }
+
+    /// Gets the rings that are there, without anything out of them yet. True when one was not there before.
+    pub fn open(&mut self, rings: &RingDir, live: &FeedLive) -> bool {
+        let feeds = self.feeds.iter_mut().filter(|feed| !feed.has_frames());
+        feeds.fold(false, |any, feed| any | feed.open(rings, live))
+    }
+
+    /// Notes in all rings, those that come later too, which interfaces they are sent to. True when that is news.
+    pub fn note_outputs(&mut self, outputs: &[ReaderOutput]) -> bool {
+        if self.outputs == outputs {
+            return false;
+        }
+        self.outputs = outputs.to_vec();
+        for feed in &mut self.feeds {
+            feed.note_outputs(outputs);
+        }
+        true
     }
 
     /// Fetches from each ring of which nothing is at hand.
@@ -208,20 +232,4 @@ pub fn validate_rings(field: &str, rings: &[String]) -> Result<(), Refusal> {
         }
     }
     Ok(())
-}
-
-/// One of `interfaces` that feeds one of `rings`: ring and interface. What is sent there could come back in, for ever.
-pub fn find_loop<'a>(
-    dir: &RingDir,
-    rings: &'a [String],
-    interfaces: &'a [String],
-) -> Option<(&'a str, &'a str)> {
-    rings.iter().find_map(|ring| {
-        // A ring that is not there yet has no sources; what it gets later is not checked again.
-        let observer = Observer::open(dir, &RingName::parse(ring).ok()?).ok()?;
-        let stats = observer.stats().ok()?;
-        let feeds = |name: &&String| stats.sources.iter().any(|source| source.name == **name);
-        let interface = interfaces.iter().find(feeds)?;
-        Some((ring.as_str(), interface.as_str()))
-    })
 }

@@ -9,7 +9,9 @@
 //!     .wait()         looks for more, then sleeps on the doorbells
 //!   Outputs           interfaces by name, lost and found again, and for each the best way of `fluxcap-socket` that it takes
 //!     .send()         one burst, a report for each interface
+//!   Device            which device stands behind a name
 //!   Outcomes          what a burst came to; OutcomeLive adds it up for those who look on
+//!   Graph             whether frames would go round; LoopGuard and SourceGuard ask it, and note what it is made of
 //!   Remote, Hop       the far end of a tunnel, and where packets to it leave the host
 //!   ring_advice()     what to do about a ring that cannot be had
 //!   Placement         CPUs, priority and patience of the thread
@@ -27,9 +29,12 @@
 
 mod advice;
 mod choice;
+mod device;
 mod feed;
+mod guard;
 mod hop;
 mod intake;
+mod loops;
 mod merge;
 mod outcome;
 mod output;
@@ -40,9 +45,12 @@ mod remote;
 
 pub use advice::ring_advice;
 pub use choice::Io;
+pub use device::Device;
 pub use feed::{Feed, FeedLive};
+pub use guard::{LoopGuard, SourceGuard};
 pub use hop::{Closed, Contact, Hop};
-pub use intake::{Intake, find_loop, validate_rings};
+pub use intake::{Intake, validate_rings};
+pub use loops::{Edge, Graph, Loop};
 pub use merge::{MAX_LANES, Pick};
 pub use outcome::{OutcomeLive, Outcomes, outcome_of};
 pub use output::Output;

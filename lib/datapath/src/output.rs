@@ -1,6 +1,7 @@
-//! One interface that frames are sent to: found by name, followed by its index, lost and found again.
+//! One interface that frames are sent to: found by name, followed while nobody else has the name, lost and found again.
 
 use crate::choice::{self, Io};
+use crate::device::Device;
 use crate::outcome::OutcomeLive;
 use fluxcap_proto::v1;
 use fluxcap_ring::Outcome;
@@ -19,11 +20,14 @@ pub struct Output {
     pub(crate) name: String,
     /// The interface, while there is one.
     pub(crate) link: Option<Link>,
+    pub(crate) device: Device,
     /// The way in which frames are sent, and why; `None` while there is none.
     pub(crate) io: Option<Io>,
     pub(crate) io_reason: String,
     /// Why there is none.
     pub(crate) problem: String,
+    /// That frames would go round if they were sent here, and what to do.
+    pub(crate) looped: Option<String>,
     /// Index of the interface for which the way was chosen, and whether that was fit for live frames by its MTU.
     pub(crate) chosen_for: Option<(u32, bool)>,
     /// How the other end takes frames, if it is one of a veth and the kernel tells.
@@ -46,9 +50,11 @@ impl Output {
         Output {
             name: name.to_owned(),
             link: None,
+            device: Device::default(),
             io: None,
             io_reason: String::new(),
             problem: String::new(),
+            looped: None,
             chosen_for: None,
             far_end: None,
             advice: String::new(),
@@ -75,10 +81,17 @@ impl Output {
         now == self.chosen_for && (now.is_none() || self.io.is_some())
     }
 
+    /// Whether it is closed because of a loop, and was so when it was looked at last.
+    pub(crate) fn waits_for_a_way_out(&self) -> bool {
+        let index = self.link.as_ref().map(|link| link.index);
+        self.looped.is_some() && self.chosen_for.map(|(index, _)| index) == index
+    }
+
     /// The outcome that frames have while nothing can be sent; `None` when it can.
     pub fn closed(&self) -> Option<Outcome> {
         match &self.link {
             None => Some(Outcome::NoInterface),
+            Some(_) if self.looped.is_some() => Some(Outcome::LoopGuard),
             Some(link) if !link.up => Some(Outcome::LinkDown),
             Some(link) if !link.carrier => Some(Outcome::NoCarrier),
             Some(_) if self.io.is_none() => Some(Outcome::NoInterface),
@@ -104,7 +117,10 @@ impl Output {
     /// What else is to be said of an output that works.
     pub fn remark(&self) -> Option<String> {
         let link = self.link.as_ref()?;
-        (!link.is_called(&self.name)).then(|| format!("{} is renamed to {}", self.name, link.name))
+        if !link.is_called(&self.name) {
+            return Some(format!("{} is renamed to {}", self.name, link.name));
+        }
+        Some(self.device.remark().to_owned()).filter(|remark| !remark.is_empty())
     }
 
     /// What the user should know of an output that changes what a sensor sees.
@@ -164,6 +180,7 @@ impl Output {
                 None => "",
             }
             .to_owned(),
+            device_changes: self.device.changes(),
             ..Default::default()
         }
     }

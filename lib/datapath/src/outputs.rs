@@ -1,10 +1,14 @@
 //! The interfaces of a sender, and the transmitters that serve them.
 
 use crate::choice::{self, Backends, Io, Memory};
+use crate::device::Device;
+use crate::guard::LoopGuard;
+use crate::loops::Edge;
 use crate::output::Output;
 use fluxcap_options::TransmitIo;
+use fluxcap_ring::ReaderOutput;
 use fluxcap_socket::{
-    Error, FarEnd, Fate, LinkEvent, LinkWatch, MAX_OUTPUTS, Outgoing, SendReport,
+    Error, FarEnd, Fate, LinkEvent, LinkWatch, MAX_OUTPUTS, Origin, Outgoing, SendReport,
 };
 use std::time::{Duration, Instant};
 
@@ -14,6 +18,10 @@ const RETRY: Duration = Duration::from_millis(500);
 const LOOK_FAR: Duration = Duration::from_secs(3);
 /// Frames of a call below which live frames are not used, and a try of them tells nothing.
 const MANY: usize = 16;
+/// Time between two looks for loops that others may have made.
+const LOOK_FOR_LOOPS: Duration = Duration::from_secs(5);
+/// The same while an output is closed because of one.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// All outputs of a sender. The place of an output in the list is its bit in [`Outgoing::outputs`].
 #[derive(Debug)]
@@ -28,6 +36,8 @@ pub struct Outputs {
     looked_far: Instant,
     /// Frames have gone out since then.
     busy: bool,
+    guard: Option<LoopGuard>,
+    guarded: Instant,
 }
 
 impl Outputs {
@@ -54,9 +64,74 @@ impl Outputs {
             tried: Instant::now(),
             looked_far: Instant::now(),
             busy: false,
+            guard: None,
+            guarded: Instant::now(),
         };
         outputs.find();
         Ok(outputs)
+    }
+
+    /// Sends nothing from now on that would go round, and has frames tell from which ring they are.
+    pub fn set_guard(&mut self, guard: LoopGuard) {
+        self.backends.set_origin(guard.origin());
+        self.guard = Some(guard);
+        self.look_for_loops();
+    }
+
+    /// Has frames tell from which ring they are.
+    pub fn set_origin(&mut self, origin: Origin) {
+        self.backends.set_origin(origin);
+    }
+
+    /// What the rings are to note: the interfaces that are sent to, there or not.
+    pub fn notes(&self) -> Vec<ReaderOutput> {
+        let Some(guard) = &self.guard else {
+            return Vec::new();
+        };
+        let sent = self.list.iter().filter(|output| output.looped.is_none());
+        sent.map(|output| {
+            let index = output.link.as_ref().map_or(0, |link| link.index);
+            guard.note(&output.name, index)
+        })
+        .collect()
+    }
+
+    /// Looks for loops. True when an output is closed because of one now, or not any more.
+    pub fn look_for_loops(&mut self) -> bool {
+        self.guarded = Instant::now();
+        let Some(guard) = &self.guard else {
+            return false;
+        };
+        self.backends.set_origin(guard.origin());
+        let mut changed = false;
+        for place in 0..self.list.len() {
+            changed |= self.look_for_loop(place);
+        }
+        changed
+    }
+
+    fn look_for_loop(&mut self, place: usize) -> bool {
+        let (Some(guard), Some(output)) = (&self.guard, self.list.get_mut(place)) else {
+            return false;
+        };
+        let Some(link) = &output.link else {
+            return output.looped.take().is_some();
+        };
+        let edge = Edge::output(&output.name, link.index);
+        let looped = guard.look(edge).map(|looped| {
+            format!(
+                "{looped}; send to another interface, or say --allow-loop if nothing comes back"
+            )
+        });
+        if looped == output.looped {
+            return false;
+        }
+        if let Some(reason) = &looped {
+            tracing::warn!(interface = %output.name, %reason, "nothing is sent");
+        }
+        output.looped = looped;
+        self.choose(place);
+        true
     }
 
     /// The outputs, in the order given.
@@ -228,6 +303,9 @@ impl Outputs {
                         Some(known) if known.index == seen.index => {
                             (*known, changed) = (seen.clone(), true);
                         }
+                        Some(known) if Device::is_replaced(&output.name, known.index, &seen) => {
+                            lost_events = true;
+                        }
                         None if seen.is_called(&output.name) => lost_events = true,
                         _ => {}
                     }
@@ -249,7 +327,9 @@ impl Outputs {
             self.find();
             return true;
         }
-        self.settle() || changed
+        let due = self.guarded.elapsed() >= LOOK_FOR_LOOPS;
+        let looped = due && self.look_for_loops();
+        self.settle() || changed || looped
     }
 
     /// Looks for the interfaces among all that there are.
@@ -260,10 +340,7 @@ impl Outputs {
             Err(error) => return tracing::warn!(%error, "cannot list interfaces"),
         };
         for output in &mut self.list {
-            let index = output.link.as_ref().map(|link| link.index);
-            let known = links.iter().find(|link| Some(link.index) == index);
-            let named = || links.iter().find(|link| link.is_called(&output.name));
-            output.link = known.or_else(named).cloned();
+            output.link = output.device.find(&output.name, &links);
         }
         self.settle();
     }
@@ -282,7 +359,12 @@ impl Outputs {
             let output = &self.list[place];
             let turned = far && has_turned(output, busy);
             if !output.is_settled() || turned {
+                if output.waits_for_a_way_out() && self.guarded.elapsed() < LOOK_AGAIN {
+                    continue;
+                }
+                self.guarded = Instant::now();
                 self.memories[place] = Memory::default();
+                self.look_for_loop(place);
             } else if !(news && output.provisional) {
                 continue;
             }

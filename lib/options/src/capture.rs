@@ -64,6 +64,10 @@ pub struct CaptureArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub no_promiscuous: Option<bool>,
 
+    /// Take frames that come back from this very ring, and interfaces by which they do
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub allow_loop: Option<bool>,
+
     /// Kernel buffer for each interface and thread; 0 is the default [default: 32M]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub buffer: Option<u64>,
@@ -148,6 +152,7 @@ impl CaptureArgs {
                 .map_or(Direction::Unspecified, Direction::from)
                 .into(),
             no_promiscuous: self.no_promiscuous.unwrap_or(false),
+            allow_loop: self.allow_loop.unwrap_or(false),
             edits: Some(edits.clone()),
             buffer_bytes: self.buffer.unwrap_or(0),
             block_bytes: self.block_size.unwrap_or(0),
@@ -174,6 +179,7 @@ impl CaptureArgs {
             (self.exclusive.is_some(), "exclusive"),
             (self.threads.is_some(), "threads"),
             (self.no_promiscuous.is_some(), "no_promiscuous"),
+            (self.allow_loop.is_some(), "allow_loop"),
             (self.buffer.is_some(), "buffer_bytes"),
             (self.block_size.is_some(), "block_bytes"),
             (self.block_retire.is_some(), "block_retire_us"),
@@ -274,6 +280,7 @@ mod tests {
             "--direction",
             "both",
             "--no-promiscuous",
+            "--allow-loop",
         ];
         let args = parse(&args).unwrap();
         let spec = args.to_specs(&works(&["eth1:cisco"])).unwrap().remove(0);
@@ -282,10 +289,11 @@ mod tests {
             (64 << 20, 512 << 10, 10_000)
         );
         assert_eq!(spec.direction, i32::from(Direction::Both));
-        assert!(spec.no_promiscuous);
+        assert!(spec.no_promiscuous && spec.allow_loop);
         let mask = [
             "direction",
             "no_promiscuous",
+            "allow_loop",
             "buffer_bytes",
             "block_bytes",
             "block_retire_us",

@@ -35,7 +35,7 @@ pub struct TransmitArgs {
     #[arg(long, value_name = "TIME", value_parser = parse_merge_window)]
     pub merge_window: Option<u32>,
 
-    /// Accept an interface that feeds one of the rings
+    /// Accept an interface by which frames come back into one of the rings
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub allow_loop: Option<bool>,
 

@@ -19,6 +19,7 @@ use crate::memory::shared::Shared;
 use crate::name::{RingDir, RingName};
 use crate::name_watch::{self, NameWatch};
 use crate::observe::{self, ReaderStats};
+use crate::places::ReaderOutput;
 use crate::protocol::{
     Account, Copied, DATA_BELL, Kind, Parsed, Reader, SPACE_BELL, Slept, Word, ledger_at,
 };
@@ -536,6 +537,12 @@ impl Consumer {
     /// Name of a source, none when there is no such source (any more).
     pub fn source_name(&self, index: u16) -> Option<String> {
         sources::name(&self.shared.data, index)
+    }
+
+    /// Notes the interfaces that this consumer sends to, for those who look for loops; at most [`crate::OUTPUTS`] are kept. The note
+    /// stays when the consumer ends, and goes with its slot.
+    pub fn set_outputs(&self, outputs: &[ReaderOutput]) {
+        self.slot().set_outputs(outputs);
     }
 
     /// Gives the place up, in this epoch and in those that came after it: nobody will resume here.

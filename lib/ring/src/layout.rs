@@ -77,8 +77,10 @@ pub(crate) mod data {
     pub(crate) const FORMER: u64 = PAGE + 1024;
     /// Which of the two sets counts, and the entry that was added to it last.
     pub(crate) const FOLD: u64 = FORMER + 128;
+    /// Which interfaces the sources are, a word each; see `places.rs`.
+    pub(crate) const PLACES: u64 = WATCHED + 16 * super::SOURCES as u64;
     const _: () = assert!(DROPS + 8 * 64 <= FORMER && FOLD + 8 <= WATCHED);
-    const _: () = assert!(WATCHED + 16 * super::SOURCES as u64 <= SOURCES);
+    const _: () = assert!(PLACES + 8 * super::SOURCES as u64 <= SOURCES);
 }
 
 /// Byte offsets in the readers file.

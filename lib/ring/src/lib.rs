@@ -51,6 +51,7 @@
 //! | S | `turn.store`, fence Release, write account | copy account, fence Acquire, `turn.load` |
 //! | R | `successor.store`, `state.store(Release)` | `state.load(Acquire)`, `successor.load` |
 //! | N | source name, `count.store(Release)` | `count.load(Acquire)`, name |
+//! | P | outputs of a reader, `count.store(Release)` | `count.load(Acquire)`, outputs |
 //!
 //! A to E and S are checked by loom in `tests/loom.rs`, with faults planted in each.
 //!
@@ -84,6 +85,7 @@ mod memory;
 mod name;
 mod name_watch;
 mod observe;
+mod places;
 mod producer;
 pub mod protocol;
 mod reasons;
@@ -102,6 +104,7 @@ pub use frame::{Direction, Flags, Meta};
 pub use layout::{LABEL_MAX, Mode, SLOTS, SOURCES};
 pub use name::{Backing, RingDir, RingName};
 pub use observe::{GoneReaders, Observer, ProducerInfo, ReaderStats, RingState, RingStats};
+pub use places::{OUTPUTS, Place, ReaderOutput};
 pub use producer::{Burst, Producer};
 pub use protocol::record_size;
 pub use reasons::{DropReason, Outcome};

@@ -146,6 +146,23 @@ impl RingDir {
         Ok(Backing::from_magic(stat.f_type))
     }
 
+    /// A number by which a ring is told from all others of the host, the same in each process and container that has the directory,
+    /// wherever that is mounted. It is the name's, so it stays when the ring is replaced.
+    pub fn fingerprint(&self, name: &RingName) -> u64 {
+        let place = self.place(name);
+        let mut hash = match rustix::fs::stat(place) {
+            Ok(stat) => fnv(
+                fnv(FNV_BASIS, &stat.st_dev.to_ne_bytes()),
+                &stat.st_ino.to_ne_bytes(),
+            ),
+            // Without a directory there is no ring either.
+            Err(_) => fnv(FNV_BASIS, place.as_os_str().as_encoded_bytes()),
+        };
+        hash = fnv(hash, name.bare().as_bytes());
+        // The last bytes have not reached all bits yet.
+        hash ^ hash >> 32
+    }
+
     /// The names of all rings, sorted: those in this directory, then those in POSIX shared memory.
     ///
     /// Files that are no rings are left out. A directory that does not exist holds no rings.
@@ -270,6 +287,16 @@ impl RingDir {
 fn earlier_stem(name: &RingName) -> String {
     let prefix = if name.is_shm() { SHM_PREFIX } else { "" };
     format!(".{prefix}{}{EARLIER}", name.bare())
+}
+
+/// FNV-1a.
+const FNV_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+const FNV_PRIME: u64 = 0x0100_0000_01b3;
+
+fn fnv(hash: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(hash, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(FNV_PRIME)
+    })
 }
 
 /// The file names in `dir`; none when it does not exist.

@@ -9,6 +9,7 @@ use crate::files::{self, Access, Opened, RingInfo};
 use crate::layout::{LABEL_MAX, SLOTS, data};
 use crate::memory::shared::Shared;
 use crate::name::{RingDir, RingName};
+use crate::places::ReaderOutput;
 use crate::producer::drop_at;
 use crate::protocol::{Geometry, Ledger, ledger_at};
 use crate::reasons::{DropReason, Outcome};
@@ -121,6 +122,8 @@ pub struct ReaderStats {
     pub lag_bytes: u64,
     /// What became of the delivered frames, by its own account.
     pub outcomes: Vec<(Outcome, u64)>,
+    /// The interfaces that it sends to, as far as it has noted them.
+    pub outputs: Vec<ReaderOutput>,
 }
 
 /// A view of a ring for statistics: registers nothing, writes nothing.
@@ -289,6 +292,7 @@ fn read_slot(shared: &Shared, index: usize, live: bool) -> (ReaderStats, u64) {
         lag_frames: 0,
         lag_bytes: 0,
         outcomes: Outcome::ALL.iter().map(|&o| (o, slot.outcome(o))).collect(),
+        outputs: slot.outputs(),
     };
     (stats, account.pos)
 }

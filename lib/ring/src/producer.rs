@@ -109,6 +109,7 @@ impl Producer {
             let _ = producer.shared.data.populate(|_| true);
         }
         producer.settle();
+        sources::forget_places(&producer.shared.data);
         producer.sign(holder);
         DATA_BELL.ring(producer.shared.as_ref());
         Ok(producer)
@@ -319,6 +320,11 @@ impl Producer {
     /// The counters of a source. An index that was not registered counts for the last place of the table.
     pub fn source(&self, index: u16) -> SourceCounters {
         SourceCounters::new(Arc::clone(&self.shared), index)
+    }
+
+    /// Takes back what [`SourceCounters::set_place`] has noted: nothing will come from there any more.
+    pub fn forget_places(&self) {
+        sources::forget_places(&self.shared.data);
     }
 
     /// Ends in order: nothing is in flight, so the next producer has nothing to put right.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! one page: 0 used | 8 pid | 16 attach_seq | 24 attached ns | 32 kind | 40 seen ns | 48 carried
-//!           64 label | 128 turn | 192 account 0 | 256 account 1 | 512 outcomes
+//!           64 label | 128 turn | 192 account 0 | 256 account 1 | 512 outcomes | 1024 outputs
 //! ```
 //! A place is **carried** when it was taken over from an earlier epoch whose reader has not come here yet: nobody holds its
 //! lock in this epoch's file, and its reader may well live. `attach_seq` is a number of this epoch; the frames of earlier epochs
@@ -22,6 +22,7 @@ use crate::memory::mapping::Mapping;
 use crate::memory::shared::Shared;
 use crate::name::RingName;
 use crate::observe::GoneReaders;
+use crate::places::{self, ReaderOutput};
 use crate::protocol::Account;
 use crate::reasons::Outcome;
 
@@ -147,9 +148,20 @@ impl<'a> Slot<'a> {
         account.store(self.shared, self.index);
     }
 
+    /// The interfaces that the reader sends to, as it has noted them.
+    pub(crate) fn outputs(&self) -> Vec<ReaderOutput> {
+        places::outputs(self.map, self.at)
+    }
+
+    /// Notes them.
+    pub(crate) fn set_outputs(&self, outputs: &[ReaderOutput]) {
+        places::set_outputs(self.map, self.at, outputs);
+    }
+
     /// Makes the slot that of a new consumer.
     fn register(&self, label: &str, kind: Kind, account: &Account) {
         self.fill(label, kind, account);
+        self.set_outputs(&[]);
         self.map.set(self.at + ATTACHED_NS, files::now_ns());
         self.sign();
     }
@@ -218,6 +230,7 @@ impl<'a> Slot<'a> {
                 .word(readers::GONE + 8 * i)
                 .fetch_add(value, Ordering::Relaxed);
         }
+        self.set_outputs(&[]);
         self.vacate();
     }
 

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use crate::layout::{SOURCES, data};
 use crate::memory::mapping::Mapping;
 use crate::memory::shared::Shared;
+use crate::places::{self, Place};
 use crate::{error::Error, files};
 
 /// Longest name of a source in bytes.
@@ -60,6 +61,11 @@ fn watched_at(entry: usize) -> u64 {
 
 fn at(entry: usize) -> u64 {
     data::SOURCES + ENTRY * entry.min(SOURCES - 1) as u64
+}
+
+/// Where the place of an entry is noted.
+fn place_at(entry: usize) -> u64 {
+    data::PLACES + 8 * entry.min(SOURCES - 1) as u64
 }
 
 /// The entry that a number stands for. Sources that have an entry one after the other have different numbers, so that frames of
@@ -207,6 +213,13 @@ pub(crate) fn repair_published(map: &Mapping, frames: u64) {
     map.bump(at(entry) + PUBLISHED, frames);
 }
 
+/// A new producer: what the one before has noted of interfaces holds no longer.
+pub(crate) fn forget_places(map: &Mapping) {
+    for index in 0..count(map) {
+        places::store(map, place_at(index), None);
+    }
+}
+
 /// Counters of one source of a ring.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceStats {
@@ -230,11 +243,13 @@ pub struct SourceStats {
     pub uncertain: u64,
     /// For how long, in nanoseconds, frames may have gone past that no counter tells of.
     pub unwatched_ns: u64,
+    /// The interface that it is, as far as whoever fills the ring has noted that; none when it is not one any more.
+    pub place: Option<Place>,
 }
 
 /// Reads the whole table, and in the end the sum of those that have lost their entries to others, if there are any.
 pub(crate) fn stats(map: &Mapping) -> Vec<SourceStats> {
-    let read = |index, name, get: &dyn Fn(u64) -> u64| SourceStats {
+    let read = |index, name, place, get: &dyn Fn(u64) -> u64| SourceStats {
         index,
         name,
         kernel_frames: get(KERNEL_FRAMES),
@@ -245,21 +260,23 @@ pub(crate) fn stats(map: &Mapping) -> Vec<SourceStats> {
         missed: get(MISSED),
         uncertain: get(UNCERTAIN),
         unwatched_ns: 0,
+        place,
     };
     let mut all: Vec<_> = (0..count(map))
         .map(|entry| {
             let number = number_of(map, entry);
             let get = |field| counter(map, entry, field);
+            let place = places::load(map, place_at(entry));
             SourceStats {
                 unwatched_ns: map.get(watched_at(entry) + 8),
-                ..read(number, name(map, number).unwrap_or_default(), &get)
+                ..read(number, name(map, number).unwrap_or_default(), place, &get)
             }
         })
         .collect();
     let fold = map.get(data::FOLD);
     if fold != 0 {
         let set = former(fold) - KERNEL_FRAMES;
-        all.push(read(u16::MAX, FORMER.to_owned(), &|field| {
+        all.push(read(u16::MAX, FORMER.to_owned(), None, &|field| {
             map.get(set + field)
         }));
     }
@@ -336,6 +353,12 @@ impl SourceCounters {
         let entry = at(entry_of(self.index));
         self.shared.data.set(entry + INTERFACE_INDEX, counter);
         self.shared.data.set(entry + INTERFACE_COUNT, frames);
+    }
+
+    /// Notes which interface it is, for those who look for loops; none: frames do not come from there any more.
+    pub fn set_place(&self, place: Option<Place>) {
+        let at = place_at(entry_of(self.index));
+        places::store(&self.shared.data, at, place);
     }
 
     /// What [`SourceCounters::set_interface_count`] noted last, also in an earlier life; zeros at first.

@@ -34,6 +34,13 @@ pub trait Job: Send + Sync + 'static {
         others: &[(String, Self::Spec)],
     ) -> Result<(), Refusal>;
 
+    /// Refuses what somebody asks for now and what, as things are, would do harm. Not asked about what comes back after a restart: a
+    /// worker that finds such a thing waits.
+    fn admit(&self, name: &str, spec: &Self::Spec) -> Result<(), Refusal> {
+        let _ = (name, spec);
+        Ok(())
+    }
+
     /// Does the work, on a thread of its own, until `worker.stop_requested()`. Returning before that is a failure that
     /// `worker.set_state(State::Failed, why)` should explain, and that is tried again now and then, or the end of a bounded task (`State::Ended`); a changed spec then runs it
     /// again.
@@ -195,6 +202,7 @@ impl<J: Job> Registry<J> {
             )));
         }
         self.0.job.validate(name, &spec, &self.others(name))?;
+        self.0.job.admit(name, &spec)?;
         let worker = Arc::new(Worker::idle(J::KIND, name, spec));
         if validate_only {
             return Ok(worker);
@@ -267,6 +275,7 @@ impl<J: Job> Registry<J> {
             false => changed(&old)?,
         };
         self.0.job.validate(name, &spec, &self.others(name))?;
+        self.0.job.admit(name, &spec)?;
         if validate_only {
             return Ok(Arc::new(Worker::idle(J::KIND, name, spec)));
         }

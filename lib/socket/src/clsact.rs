@@ -28,13 +28,15 @@ impl TcHook {
     }
 }
 
-/// A filter that is a BPF program.
+/// A filter, of the kind "bpf" as a rule.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TcFilter {
     /// Its place among others: the lower the earlier.
     pub priority: u16,
     /// Its number at this priority.
     pub handle: u32,
+    /// "bpf", "flower", "matchall" ...
+    pub kind: String,
     /// The name that it was given.
     pub name: String,
     /// Identifier of the program; 0 for filters of other kinds.
@@ -200,6 +202,10 @@ fn parse(payload: &[u8]) -> Option<TcFilter> {
         ..TcFilter::default()
     };
     for attribute in NlasIterator::new(attributes).map_while(Result::ok) {
+        if attribute.kind() == libc::TCA_KIND {
+            let kind = attribute.value().split(|byte| *byte == 0).next();
+            filter.kind = String::from_utf8_lossy(kind.unwrap_or_default()).into_owned();
+        }
         // Whether the kernel marks it as nested depends on its version.
         if attribute.kind() & !NESTED == libc::TCA_OPTIONS {
             let options = NlasIterator::new(attribute.value()).map_while(Result::ok);
@@ -277,6 +283,7 @@ mod tests {
         for kind in [libc::TCA_OPTIONS, libc::TCA_OPTIONS | NESTED] {
             let filter = parse(&answer(9, kind)).unwrap();
             assert_eq!((filter.priority, filter.handle), (41, 9));
+            assert_eq!(filter.kind, "bpf");
             assert_eq!(
                 (filter.name.as_str(), filter.program_id),
                 ("mirror web", 77)

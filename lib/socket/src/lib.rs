@@ -81,6 +81,7 @@ mod neighbour;
 mod net_counters;
 mod netlink;
 mod offloads;
+mod origin;
 mod pass;
 mod poll;
 mod raw_ip;
@@ -107,7 +108,7 @@ pub use error::Error;
 pub use far_end::FarEnd;
 pub use features::{Feature, Features, set_features};
 pub use icmp::{IcmpEvent, IcmpReason, IcmpWatch};
-pub use link::Link;
+pub use link::{Link, network_namespace};
 pub use link_edit::{
     HostRoute, LinkKind, TunnelLink, create_link, delete_link, load_gue, set_alias, set_arp,
     set_carrier_only, set_multicast, set_up,
@@ -118,6 +119,7 @@ pub use namespace::namespace_cookie;
 pub use neighbour::{Neighbour, NeighbourState};
 pub use net_counters::NetCounters;
 pub use offloads::{Offloads, make_checksums_in_software, offloads};
+pub use origin::Origin;
 pub use pass::PassAll;
 pub use poll::{MAX_POLL, Ready, poll};
 pub use raw_ip::RawIp;

@@ -156,6 +156,12 @@ const IFF_NOARP: u32 = 1 << 7;
 const IFF_MULTICAST: u32 = 1 << 12;
 const IFF_LOWER_UP: u32 = 1 << 16;
 
+/// The number of the network namespace of the calling thread; 0 when it cannot be had.
+pub fn network_namespace() -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata("/proc/thread-self/ns/net").map_or(0, |it| it.ino())
+}
+
 /// A C string; bytes that are not UTF-8 are replaced.
 fn text(value: &[u8]) -> String {
     let end = value.iter().position(|&b| b == 0).unwrap_or(value.len());

@@ -12,7 +12,7 @@ use crate::area::{ATTEMPTS, Area};
 use crate::bpf::{self, Run, TRACE};
 use crate::sendmmsg::SETTLE;
 use crate::transmit::{clear, places};
-use crate::{Error, Fate, MAX_OUTPUTS, Outgoing, SendReport, Sendmmsg, Transmitter};
+use crate::{Error, Fate, MAX_OUTPUTS, Origin, Outgoing, SendReport, Sendmmsg, Transmitter};
 
 /// BPF_F_TEST_XDP_LIVE_FRAMES, Linux 5.18.
 const LIVE_FRAMES: u32 = 2;
@@ -323,6 +323,10 @@ impl Transmitter for Live {
             true => self.name(),
             false => self.few.name(),
         }
+    }
+
+    fn set_origin(&mut self, origin: Origin) {
+        self.few.set_origin(origin);
     }
 
     fn settle_down(&mut self) {

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use crate::mmsg::Messages;
-use crate::{Error, Outgoing, SendReport, Transmitter, sys};
+use crate::{Error, Origin, Outgoing, SendReport, Transmitter, sys};
 
 /// Memory for frames that wait in a queue of the interface: a full batch of 64 KiB frames. The default of a host may be less.
 pub(crate) const SEND_BUFFER: libc::c_int = 8 << 20;
@@ -21,6 +21,7 @@ const MAX_FRAME: usize = 65_535 + 14 + 8;
 /// are bypassed; only [`crate::Link::tx_dropped`] counts them. Look at [`crate::Link::carrier`] first.
 pub struct Sendmmsg {
     qdisc_bypass: bool,
+    origin: Origin,
     sockets: Vec<Option<Socket>>,
     messages: Messages,
 }
@@ -48,6 +49,7 @@ impl Sendmmsg {
     pub fn new(qdisc_bypass: bool) -> Sendmmsg {
         Sendmmsg {
             qdisc_bypass,
+            origin: Origin::UNKNOWN,
             sockets: Vec::new(),
             messages: Messages::new(None),
         }
@@ -121,7 +123,7 @@ impl Sendmmsg {
 }
 
 impl Socket {
-    fn open(ifindex: u32, qdisc_bypass: bool) -> Result<Socket, Error> {
+    fn open(ifindex: u32, qdisc_bypass: bool, origin: Origin) -> Result<Socket, Error> {
         let failed = |operation| move |source| Error::interface(operation, ifindex, source);
         let socket = sys::socket(libc::AF_PACKET, libc::SOCK_RAW, 0)
             .map_err(failed("open a packet socket"))?;
@@ -132,10 +134,22 @@ impl Socket {
                 .map_err(failed("bypass queueing disciplines"))?;
         }
         sys::bind_packet(fd, ifindex, 0).map_err(failed("bind the packet socket"))?;
-        Ok(Socket {
+        let socket = Socket {
             fd: socket,
             ifindex,
-        })
+        };
+        socket.set_origin(origin);
+        Ok(socket)
+    }
+
+    /// Kernels before 5.17 want CAP_NET_ADMIN for this. Without it frames go out unmarked.
+    fn set_origin(&self, origin: Origin) {
+        let _ = sys::set_option(
+            self.fd.as_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MARK,
+            &origin.mark(),
+        );
     }
 }
 
@@ -150,7 +164,7 @@ impl Transmitter for Sendmmsg {
             match *ifindex {
                 0 => Ok(None),
                 _ if self.sockets.iter().flatten().any(|s| known(&s)) => Ok(None),
-                new => Socket::open(new, self.qdisc_bypass).map(Some),
+                new => Socket::open(new, self.qdisc_bypass, self.origin).map(Some),
             }
         };
         let opened: Result<Vec<Option<Socket>>, Error> = ifindexes.iter().map(open).collect();
@@ -174,6 +188,12 @@ impl Transmitter for Sendmmsg {
                 self.send_to(output, frames, 0, report);
             }
         }
+    }
+
+    fn set_origin(&mut self, origin: Origin) {
+        self.origin = origin;
+        let open = self.sockets.iter().flatten();
+        open.for_each(|socket| socket.set_origin(origin));
     }
 
     fn settle_down(&mut self) {

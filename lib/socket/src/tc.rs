@@ -9,7 +9,7 @@ use crate::area::{Area, RESULTS};
 use crate::bpf::{self, LOAD, Run};
 use crate::sendmmsg::SETTLE;
 use crate::transmit::{clear, places};
-use crate::{Error, Fate, MAX_OUTPUTS, Outgoing, SendReport, Sendmmsg, Transmitter};
+use crate::{Error, Fate, MAX_OUTPUTS, Origin, Outgoing, SendReport, Sendmmsg, Transmitter};
 
 /// The longest frame, as the program has it.
 const LONGEST: usize = 15 << 10;
@@ -29,6 +29,7 @@ pub struct Tc {
     area: Area,
     /// Places with an interface, by bit.
     places: u16,
+    origin: Origin,
     long: Sendmmsg,
 }
 
@@ -50,6 +51,7 @@ impl Tc {
             ebpf,
             area,
             places: 0,
+            origin: Origin::UNKNOWN,
             long: Sendmmsg::new(false),
         })
     }
@@ -115,7 +117,7 @@ impl Tc {
         let fd = program.fd().map_err(|_| libc::EBADF)?;
         let run = Run {
             data: &[0; TEMPLATE],
-            context: &[],
+            context: &context(self.origin),
             repeat: 1,
             flags: 0,
             batch: 0,
@@ -124,6 +126,13 @@ impl Tc {
             .map(drop)
             .map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))
     }
+}
+
+/// The front of a `struct __sk_buff` (`linux/bpf.h`): length, packet type, mark. The clones have the buffer's mark.
+fn context(origin: Origin) -> [u8; 12] {
+    let mut context = [0; 12];
+    context[8..].copy_from_slice(&origin.mark().to_ne_bytes());
+    context
 }
 
 /// Counts a frame by what the kernel said of its clone. `closed` tells whether the interface is down.
@@ -166,6 +175,11 @@ impl Transmitter for Tc {
         while next < frames.len() {
             next = self.send_some(frames, next, reports);
         }
+    }
+
+    fn set_origin(&mut self, origin: Origin) {
+        self.origin = origin;
+        self.long.set_origin(origin);
     }
 
     fn settle_down(&mut self) {

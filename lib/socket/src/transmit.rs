@@ -1,6 +1,6 @@
 //! What every way of sending frames has in common.
 
-use crate::Error;
+use crate::{Error, Origin};
 
 /// Most interfaces that one transmitter sends to.
 pub const MAX_OUTPUTS: usize = 12;
@@ -57,6 +57,10 @@ pub trait Transmitter: std::fmt::Debug + Send {
     /// and an interface that is down or gone does not keep frames from the others. The call may wait for room in a
     /// queue, up to 100 ms.
     fn send(&mut self, frames: &[Outgoing<'_>], reports: &mut [SendReport]);
+
+    /// Has frames tell from now on which ring they are from, as far as this way of sending passes anybody who might copy them and the
+    /// kernel allows it (CAP_NET_RAW, Linux 5.17).
+    fn set_origin(&mut self, origin: Origin);
 
     /// Waits, not for long, until what was sent has left the queues of the interfaces and of their peers, as far as can be told: what is
     /// sent in another way from then on must not overtake it.

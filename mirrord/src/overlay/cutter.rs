@@ -148,6 +148,7 @@ fn filter() -> TcFilter {
     TcFilter {
         priority: 1,
         handle: 1,
+        kind: "bpf".to_owned(),
         name: "fluxcap cutter".to_owned(),
         program_id: 0,
     }

@@ -469,6 +469,7 @@ fn filter() -> TcFilter {
     TcFilter {
         priority: PRIORITY,
         handle: HANDLE,
+        kind: "bpf".to_owned(),
         name: "fluxcap relay".to_owned(),
         program_id: 0,
     }

@@ -7,6 +7,7 @@
 use aya::Ebpf;
 use aya::maps::{Array, DevMap, MapData};
 use aya::programs::Xdp;
+use fluxcap_datapath::Device;
 use fluxcap_proto::v1::{self, MirrorDevice, MirrorOutput};
 use fluxcap_socket::{Link, LinkWatch, XdpFeatures};
 
@@ -46,6 +47,7 @@ struct Place {
 /// The outputs of one generation of programs.
 pub(super) struct Outputs {
     names: Vec<String>,
+    devices: Vec<Device>,
     places: Vec<Place>,
     ports: DevMap<MapData>,
     limits: Array<MapData, Limits>,
@@ -59,6 +61,7 @@ impl Outputs {
         let failed = |error| Error::kernel("use a map", error);
         Ok(Outputs {
             names: devices.iter().map(|device| device.name.clone()).collect(),
+            devices: vec![Device::default(); devices.len()],
             places: vec![Place::default(); devices.len()],
             ports: DevMap::try_from(ports).map_err(failed)?,
             limits: Array::try_from(limits).map_err(failed)?,
@@ -74,8 +77,8 @@ impl Outputs {
         ebpf: &Ebpf,
     ) -> Result<(), Error> {
         let mut places = Vec::with_capacity(self.names.len());
-        for name in &self.names {
-            let found = links.find(name)?;
+        for (name, device) in self.names.iter().zip(&mut self.devices) {
+            let found = device.look(name, links)?;
             let takes = |link: &Link| match generic {
                 // Behind the driver frames are sent as everybody's are.
                 true => Some(true),

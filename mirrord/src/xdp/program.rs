@@ -47,6 +47,8 @@ pub(super) fn load(spec: &MirrorSpec, folder: Option<&Folder>) -> Result<Ebpf, E
         ethernet: true,
         outlets: &outlets,
         relayed: false,
+        // A driver's frames have no mark.
+        origin: 0,
         ways: &[],
     });
     let tables = Tables::compile(&spec.rules)?;

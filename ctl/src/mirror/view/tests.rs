@@ -22,6 +22,7 @@ fn overlay() -> Mirror {
         link_id: 56,
         reattached: 2,
         gap_ms: 1500,
+        before: Vec::new(),
     };
     let output = MirrorOutput {
         name: "2001:db8::9".into(),

@@ -307,6 +307,7 @@ impl ProgramArgs {
         given.put("order", &mut spec.order, self.order.clone());
         given.put("mark", &mut spec.mark, self.mark);
         given.put("buffer_bytes", &mut spec.buffer_bytes, self.buffer);
+        given.put("allow_loop", &mut spec.allow_loop, self.allow_loop);
     }
 }
 

@@ -160,6 +160,10 @@ pub struct ProgramArgs {
     #[arg(long, value_name = "BIT", value_parser = parse_mark)]
     pub mark: Option<u32>,
 
+    /// Copy into a ring what was sent from that very ring, too
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub allow_loop: Option<bool>,
+
     /// Buffer between the kernel and a ring, a power of two; 0 is the default [default: 8M]
     #[arg(long, value_name = "SIZE", value_parser = parse_buffer)]
     pub buffer: Option<u32>,

@@ -19,6 +19,8 @@ pub const MAX_DEVICES: usize = 16;
 pub(super) const MAX_BURST_MS: u32 = 10_000;
 /// Longest life of a mirror, in milliseconds: ten years.
 pub(super) const MAX_LIFETIME_MS: u64 = 10 * 366 * 24 * 3_600_000;
+/// By these bits frames are known that were sent from rings (`fluxcap_socket::Origin`).
+const SENT_MARKS: u32 = 0x3000_0000;
 /// Sizes of a BPF ring buffer: a page at least (`ringbuf_map_alloc` in `kernel/bpf/ringbuf.c`).
 const BUFFER_BYTES: std::ops::RangeInclusive<u32> = 4096..=1 << 30;
 /// What identifies a network of VXLAN or Geneve has so many bits.
@@ -291,6 +293,15 @@ fn validate_bounds(spec: &MirrorSpec) -> Result<(), SpecError> {
 fn validate_programs(spec: &MirrorSpec) -> Result<(), SpecError> {
     if spec.mark.count_ones() > 1 {
         return refuse("mark", "is one bit, for instance 0x40000000");
+    }
+    if spec.mark & SENT_MARKS != 0 {
+        return refuse(
+            "mark",
+            "is the mark of frames that were sent from rings: take another bit than 0x10000000 and 0x20000000",
+        );
+    }
+    if spec.allow_loop && spec.ring.is_empty() {
+        return refuse("allow_loop", "is for mirrors into a ring");
     }
     if spec.buffer_bytes != 0 {
         if spec.ring.is_empty() {

@@ -2,7 +2,9 @@
 
 use super::port::{CHUNK, Call, Port};
 use crate::sendmmsg::{DRAIN, SETTLE};
-use crate::{Error, Fate, LinkWatch, MAX_OUTPUTS, Outgoing, SendReport, Sendmmsg, Transmitter};
+use crate::{
+    Error, Fate, LinkWatch, MAX_OUTPUTS, Origin, Outgoing, SendReport, Sendmmsg, Transmitter,
+};
 
 /// Bytes of an Ethernet header.
 const SHORTEST: usize = 14;
@@ -105,6 +107,11 @@ impl Transmitter for Xsk {
             }
             port.flush(&mut call);
         }
+    }
+
+    fn set_origin(&mut self, origin: Origin) {
+        // All others pass neither packet taps nor traffic control.
+        self.long.set_origin(origin);
     }
 
     fn settle_down(&mut self) {

@@ -277,6 +277,7 @@ fn the_rest_is_within_its_bounds() {
     assert_refused(ring, |it| it.rate = Some(rate), "rate.burst_ms: ");
     assert_refused(ring, |it| it.lifetime_ms = u64::MAX, "lifetime_ms: ");
     assert_refused(ring, |it| it.mark = 3, "mark: ");
+    assert_refused(ring, |it| it.mark = 0x2000_0000, "mark: ");
     for bytes in [2048, 12_288, 1 << 31] {
         assert_refused(ring, |it| it.buffer_bytes = bytes, "buffer_bytes: must be");
     }
