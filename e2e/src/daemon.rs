@@ -191,6 +191,8 @@ pub struct Daemon {
     as_user: bool,
     /// What it sees as /etc/hosts.
     hosts: Option<PathBuf>,
+    /// Most descriptors, where they are bounded.
+    descriptors: Option<u32>,
     namespace: PathBuf,
     run_dir: PathBuf,
     environment: [(&'static str, PathBuf); 3],
@@ -259,6 +261,23 @@ impl Daemon {
         daemon
     }
 
+    /// The same with at most so many descriptors, which it cannot raise.
+    #[must_use]
+    #[track_caller]
+    pub fn start_with_descriptors(
+        name: &str,
+        netns: &Netns,
+        dirs: &Dirs,
+        args: &[&str],
+        descriptors: u32,
+    ) -> Daemon {
+        let mut daemon = Daemon::new(name, netns, dirs, args);
+        daemon.descriptors = Some(descriptors);
+        daemon.launch(&dirs.logs());
+        daemon.wait_ready();
+        daemon
+    }
+
     /// The same with exactly the capabilities that its unit grants, as root still: files of root are its own.
     #[must_use]
     #[track_caller]
@@ -295,6 +314,7 @@ impl Daemon {
             without: Vec::new(),
             as_user: false,
             hosts: None,
+            descriptors: None,
             namespace: netns.path(),
             run_dir: dirs.run(),
             environment: dirs.environment(),
@@ -320,6 +340,9 @@ impl Daemon {
             let mount = "mount --bind \"$0\" /etc/hosts && exec \"$@\"";
             command.args(["unshare", "--mount", "sh", "-c", mount]);
             command.arg(hosts);
+        }
+        if let Some(limit) = self.descriptors {
+            command.args(["prlimit", &format!("--nofile={limit}:{limit}")]);
         }
         // A test that is killed takes its daemons with it.
         command.args(["setpriv", "--pdeathsig", "KILL"]);

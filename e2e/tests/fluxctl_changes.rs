@@ -128,12 +128,12 @@ fn networks_and_senders_of_a_receiver_come_and_go_and_the_others_lose_nothing() 
         "--remote",
         "127.0.0.2",
         "--rings-add",
-        "core",
+        "spare",
     ]);
     let send = spec("out")["send"].clone();
     assert_eq!(
         (&send["remote"], &send["rings"]),
-        (&json!("127.0.0.2"), &json!(["cisco", "core"]))
+        (&json!("127.0.0.2"), &json!(["cisco", "spare"]))
     );
 }
 

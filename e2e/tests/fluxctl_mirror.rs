@@ -163,7 +163,7 @@ fn exit_codes_tell_what_is_wrong_with_a_mirror() {
         ("add eth0 --to gue:collector", "address of the collector"),
         ("add eth0 --to gretap:192.0.2.9 --sport 5", "not in UDP"),
         ("add eth0 --to ring:web --ttl 5", "without a collector"),
-        ("add eth0 --to ring:A", "ring: "),
+        ("add eth0 --to ring:a/b", "ring: "),
         ("add eth0 --to ring:web --rule dport", "value is missing"),
         ("add eth0 --to ring:web --filter foo", "filter: "),
         ("add eth0 --to ring:web --order middle", "before:ID"),

@@ -141,7 +141,7 @@ fn exit_codes_tell_what_is_wrong_with_a_tunnel() {
     for (args, says) in [
         ("send a vxlan 192.0.2.9 --vni 16777216", "0 to 16777215"),
         ("send a vxlan 192.0.2.9 --key 5", "use --vni"),
-        ("send a vxlan 192.0.2.9", "needs an identifier"),
+        ("send a vxlan 192.0.2.9", "--vni N"),
         ("send a erspan 192.0.2.9 --session 1024", "0 to 1023"),
         (
             "send a erspan 192.0.2.9 --session 1 --index 1048576",
@@ -154,7 +154,7 @@ fn exit_codes_tell_what_is_wrong_with_a_tunnel() {
         ("send a gretap 192.0.2.9 --dport 5", "dport"),
         ("send a fou 192.0.2.9", "port"),
         ("send a gretap 192.0.2.9 --df", "truncate or drop"),
-        ("send A gretap 192.0.2.9", "send.rings"),
+        ("send a/b gretap 192.0.2.9", "send.rings"),
         ("recv gretap a --key any --from host", "192.0.2.0/24"),
         ("recv vxlan --map 1=a,1=b", "two rings"),
         ("recv vxlan", "--map ID=RING"),

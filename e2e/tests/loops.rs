@@ -51,7 +51,7 @@ fn refused_as_last(lab: &Lab, parts: &[Part<'_>], last: usize) {
     }
     let refused = lab.fluxctl.try_run(&command(parts[last]));
     assert_eq!(refused.code, 4, "{:?}: {refused:?}", parts[last]);
-    for text in ["--allow-loop", "feeds ring", "-> out0 -> ring"] {
+    for text in ["--allow-loop", "feeds ring", "ring a -> out0 ->"] {
         assert!(refused.stderr.contains(text), "{refused:?}");
     }
     for (noun, name, _) in others {
@@ -231,7 +231,9 @@ fn a_loop_that_comes_later_waits_and_says_so() {
     need_root!();
     let (mut lab, _mirrord) = lab(0, 2);
     // It says that there is no such interface.
-    let waiting = lab.fluxctl.try_run(&["tx", "add", "a", "later"]);
+    let waiting = lab
+        .fluxctl
+        .try_run(&["tx", "add", "a", "later", "--wait", "2"]);
     assert_eq!(waiting.code, 3, "{waiting:?}");
     lab.ctl(&["rx", "add", "out0", "a", "--direction", "both"]);
     wait_until(SOON, "it runs", || is(&lab, "rx", "a-out0", "running"));

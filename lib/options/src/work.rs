@@ -201,8 +201,8 @@ mod tests {
             named(&[("a-2", 1), ("a", 2), ("a", 3)]),
             ["a-2", "a", "a-3"]
         );
-        let long = "x".repeat(63);
-        assert_eq!(numbered(&long, 12).len(), 63);
+        let long = "x".repeat(MAX_NAME);
+        assert_eq!(numbered(&long, 12).len(), MAX_NAME);
         assert!(numbered(&long, 12).ends_with("x-12"));
     }
 

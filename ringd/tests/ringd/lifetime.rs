@@ -153,7 +153,7 @@ async fn rings_of_the_command_line_replace_only_when_told_to() {
             .status()
             .expect("start")
             .code(),
-        Some(1)
+        Some(2)
     );
     assert!(
         dirs.log_text()

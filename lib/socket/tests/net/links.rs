@@ -322,7 +322,7 @@ fn features_flags_and_addresses_are_read_and_set() {
             [IpAddr::from([192, 0, 2, 1])]
         );
         ip("link add br0 type bridge");
-        ip("link set a master br0");
+        ip("link set dev a master br0");
         assert_eq!(link("a").master, link("br0").index);
     });
 }
