@@ -387,7 +387,7 @@ fn threads_wait_for_an_interface_that_is_down_and_end_in_a_full_ring_soon() {
 #[test]
 fn a_killed_capture_leaves_no_program_behind() {
     need_root!();
-    let mut lab = tap_to_output(&["--latency", "low"]);
+    let mut lab = tap_to_output(&["--latency", "low", "--io", "af_xdp"]);
     let sink = lab.outputs[0].sink();
     let sending = lab.taps[0].start(&Generator::new(1).rate(10_000).endless());
     for _ in 0..2 {
@@ -409,7 +409,7 @@ fn a_killed_capture_leaves_no_program_behind() {
     lab.audit();
 }
 
-/// A frame that is too long for AF_XDP must not be lost for a wish.
+/// A frame that is too long for AF_XDP must not be lost for the wish of low latency, which is the packet socket's.
 #[test]
 fn interfaces_with_long_frames_keep_the_packet_socket() {
     need_root!();
@@ -421,7 +421,7 @@ fn interfaces_with_long_frames_keep_the_packet_socket() {
     lab.ctl(&["rx", "add", "tap0", "cisco", "--latency", "low"]);
     lab.ctl(&["tx", "add", "cisco", "out0"]);
     lab.wait_running();
-    all_arrive_by(&lab, "packet", "MTU");
+    all_arrive_by(&lab, "packet", "--io af_xdp");
     let sink = lab.outputs[0].sink();
     let sent = lab.taps[0].send(&Generator::new(2).size(9_000).rate(5_000).count(1_000));
     sink.wait_quiet(QUIET);

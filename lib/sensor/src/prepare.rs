@@ -141,11 +141,9 @@ impl Sensors {
             return Err(refused(link, why, String::new()));
         }
         if link.master != 0 {
-            let masters = links()?.into_iter();
-            let master = masters
-                .filter(|other| other.index == link.master)
-                .map(|other| other.name);
-            let master = master.last().unwrap_or_else(|| link.master.to_string());
+            let mut links = links()?.into_iter();
+            let master = links.find(|other| other.index == link.master);
+            let master = master.map_or_else(|| link.master.to_string(), |other| other.name);
             return Err(refused(
                 link,
                 format!("it is a port of {master}, to which its frames go"),
