@@ -55,7 +55,10 @@ pub(crate) async fn begin<K: Kind>(
         None => make_unnamed(&mut client, args, default_name, &spec).await?,
     };
     let begun = Instant::now();
-    while !args.dry_run {
+    if args.dry_run {
+        return Ok(one);
+    }
+    loop {
         let patience = match one.state() {
             Some((State::Starting, _)) => args.wait.max(SETTLE),
             Some((State::Waiting, _)) => args.wait,

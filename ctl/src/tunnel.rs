@@ -57,7 +57,7 @@ pub(crate) enum Command {
         names: Vec<String>,
     },
     /// Change a running tunnel; options not given stay as they are
-    Set(Set),
+    Set(Box<Set>),
     /// Stop tunnels and forget them
     #[command(visible_aliases = ["rm", "del"])]
     Delete {

@@ -31,7 +31,7 @@ fn a_ring_in_posix_shared_memory_carries_frames_and_outlives_its_maker() {
         (Some("shm"), Some(5_000))
     );
     lab.ctl(&["audit", &ring]);
-    lab.ctl(&["ring", "delete", &ring]);
+    lab.ctl(&["ring", "delete", "--force", &ring]);
 }
 
 #[test]

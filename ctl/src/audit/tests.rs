@@ -442,7 +442,7 @@ fn the_books_of_a_reader_are_summed_over_epochs() {
         outcomes: Vec::new(),
         ..ring.readers[0].clone()
     };
-    assert_eq!(reader(&ring, &[past.clone()]), (50, 40, 10, 0));
+    assert_eq!(reader(&ring, std::slice::from_ref(&past)), (50, 40, 10, 0));
     // It has taken its books along: 60 frames of the epoch before lie ahead of the first of this one.
     let mut later = sound();
     later.readers[0].attach_seq = 1_u64.wrapping_sub(60);
@@ -452,7 +452,10 @@ fn the_books_of_a_reader_are_summed_over_epochs() {
     // It has gone on without having passed the epoch before: 10 frames of that are missing.
     later.readers[0].attach_seq = 1;
     (later.readers[0].delivered, later.readers[0].lapped) = (7, 0);
-    assert_eq!(reader(&later, &[past.clone()]), (70, 47, 13, 10));
+    assert_eq!(
+        reader(&later, std::slice::from_ref(&past)),
+        (70, 47, 13, 10)
+    );
     // It has no place in the ring of today.
     ring.readers.clear();
     assert_eq!(reader(&ring, &[past]), (50, 40, 10, 0));
