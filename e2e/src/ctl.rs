@@ -25,7 +25,7 @@ pub struct Output {
 }
 
 impl Output {
-    /// Standard output as JSON, with counts as numbers: see [`counts`].
+    /// Standard output as JSON, with counts as numbers: see `counts` below.
     ///
     /// # Panics
     /// When it is not one JSON value.
