@@ -54,7 +54,7 @@ pub trait Resource: Job<Spec: Default> + Sized {
     }
 }
 
-/// What the methods of the service do. They are called by the code that [`resource_service!`] writes.
+/// What the methods of the service do. They are called by the code that [`resource_service!`](crate::resource_service!) writes.
 pub struct Api<J: Resource> {
     registry: Registry<J>,
     watches: Watches,
