@@ -91,7 +91,8 @@ impl KernelPeer {
         };
         let mut start = peer.tool("start");
         start.args(["--netns", netns.name(), "--tap", WIRE, "--kernel", kernel]);
-        start.args(["--mtu", &MTU.to_string()]);
+        // A dozen mirrors that start at once have the kernel verify a dozen programs at once, which takes more than 256 MB.
+        start.args(["--mtu", &MTU.to_string(), "--mem", "1024"]);
         start.args(
             ADDRESSES
                 .iter()

@@ -154,7 +154,7 @@ fn exit_codes_tell_what_is_wrong_with_a_tunnel() {
         ("send a gretap 192.0.2.9 --dport 5", "dport"),
         ("send a fou 192.0.2.9", "port"),
         ("send a gretap 192.0.2.9 --df", "truncate or drop"),
-        ("send a/b gretap 192.0.2.9", "send.rings"),
+        ("send a/b gretap 192.0.2.9", "not a ring name"),
         ("recv gretap a --key any --from host", "192.0.2.0/24"),
         ("recv vxlan --map 1=a,1=b", "two rings"),
         ("recv vxlan", "--map ID=RING"),

@@ -40,7 +40,7 @@ fn saved_work_beyond_the_limit_waits_and_the_daemon_answers() {
     let entries: serde_json::Map<String, Value> = (0..CAPTURES)
         .map(|n| {
             let interface = format!("nic{n}");
-            let spec = json!({"interfaces": [{"name": interface, "vlan_push": null}], "ring": "r"});
+            let spec = json!({"interfaces": [{"name": interface, "vlan_push": null}], "ring": format!("r{n}")});
             (format!("c{n}"), spec)
         })
         .collect();
@@ -66,7 +66,7 @@ fn saved_work_beyond_the_limit_waits_and_the_daemon_answers() {
         }];
         let spec = Some(CaptureSpec {
             interfaces,
-            ring: "r".to_owned(),
+            ring: "late".to_owned(),
             ..CaptureSpec::default()
         });
         let request = CreateCaptureRequest {

@@ -233,7 +233,7 @@ fn a_loop_that_comes_later_waits_and_says_so() {
     // It says that there is no such interface.
     let waiting = lab
         .fluxctl
-        .try_run(&["tx", "add", "a", "later", "--wait", "2"]);
+        .try_run(&["tx", "add", "a", "later", "--wait=2"]);
     assert_eq!(waiting.code, 3, "{waiting:?}");
     lab.ctl(&["rx", "add", "out0", "a", "--direction", "both"]);
     wait_until(SOON, "it runs", || is(&lab, "rx", "a-out0", "running"));

@@ -179,7 +179,9 @@ impl Daemon {
             );
 
         let (connections, incoming) = mpsc::channel(1);
-        let accepting = tokio::spawn(server::accept(server::bind(&path)?, connections));
+        // Saved work may have taken all descriptors there are, but for the reserve.
+        let listener = reserve::lend(1, || server::bind(&path))?;
+        let accepting = tokio::spawn(server::accept(listener, connections));
         let (end_server, server_ends) = oneshot::channel::<()>();
         let mut serving = tokio::spawn(
             server::builder(self.rpc_timeout)

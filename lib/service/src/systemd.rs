@@ -10,7 +10,8 @@ const STALL_LIMIT: Duration = Duration::from_secs(5);
 const STATUS_PERIOD: Duration = Duration::from_secs(1);
 
 pub(crate) fn notify(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
+    // It takes a socket for each; the watchdog does not ask whether there was a descriptor left.
+    if let Err(error) = reserve::lend(1, || sd_notify::notify(states)) {
         tracing::warn!(%error, "cannot notify systemd");
     }
 }
