@@ -7,6 +7,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use fluxcap_socket::{Link, namespace_cookie};
 use serde::{Deserialize, Serialize};
@@ -70,6 +71,9 @@ pub(crate) struct Before {
     version: u32,
     /// The boot in which that was.
     boot: String,
+    /// When that was: CLOCK_REALTIME, seconds since 1970.
+    #[serde(default)]
+    at: u64,
     /// Its name then, for people.
     name: String,
     mac: [u8; 6],
@@ -83,6 +87,7 @@ impl Before {
         Before {
             version: VERSION,
             boot: boot(),
+            at: realtime(),
             name: link.name.clone(),
             mac: link.mac,
             program: false,
@@ -90,9 +95,15 @@ impl Before {
         }
     }
 
+    /// A container's systemd hides the number of the boot behind one of its own, but not from units with a /proc of theirs. So what was noted
+    /// since the machine started is of this boot, too.
+    fn is_of_this_boot(&self) -> bool {
+        self.boot == boot() || uptime().is_some_and(|up| self.at > realtime().saturating_sub(up))
+    }
+
     /// Whether it is about this interface.
     fn is_about(&self, link: &Link) -> bool {
-        self.version == VERSION && self.boot == boot() && self.mac == link.mac
+        self.version == VERSION && self.is_of_this_boot() && self.mac == link.mac
     }
 }
 
@@ -231,6 +242,18 @@ fn distrust(path: &Path, why: &str) -> Error {
         path: path.to_owned(),
         why: why.to_owned(),
     }
+}
+
+/// CLOCK_REALTIME in seconds since 1970.
+fn realtime() -> u64 {
+    let age = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    age.map_or(0, |age| age.as_secs())
+}
+
+/// Seconds since the machine started.
+fn uptime() -> Option<u64> {
+    let text = fs::read_to_string("/proc/uptime").ok()?;
+    text.split('.').next()?.parse().ok()
 }
 
 /// The number of this boot; empty when the system does not tell.
