@@ -5,7 +5,6 @@ mod cases;
 mod frames;
 mod guest;
 mod mirrors;
-mod unit;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
