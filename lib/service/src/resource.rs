@@ -174,7 +174,7 @@ fn answer<J: Resource>(worker: &WorkerOf<J>, only_a_picture: bool) -> J::Message
 
 /// Writes the service of a daemon: a type, the generated trait for it, and the server with the limits that all have.
 ///
-/// ```ignore
+/// ```text
 /// fluxcap_service::resource_service! {
 ///     CaptureApi(CaptureJob): CaptureService, capture_service_server::CaptureServiceServer, capture, captures;
 ///     create_capture(CreateCaptureRequest) -> CreateCaptureResponse;
@@ -188,7 +188,7 @@ fn answer<J: Resource>(worker: &WorkerOf<J>, only_a_picture: bool) -> J::Message
 ///
 /// becomes, with five more methods like this one,
 ///
-/// ```ignore
+/// ```text
 /// pub(crate) struct CaptureApi(Api<CaptureJob>);
 ///
 /// impl CaptureApi {
